@@ -1,0 +1,37 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup train test check format bench clean
+PYTHON ?= python3
+BIN := .venv/bin
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: .venv/.stamp ## .venv with the tested versions of constraints.txt, the package editable
+
+.venv/.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: setup ## the embedded default, to a printed verdict: at most 5 minutes on 2 cores
+	$(BIN)/vaecollapse-train
+
+test: setup ## the whole suite
+	$(BIN)/pytest
+
+check: setup ## style, types and who may import whom, without running anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup ## rewrites the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## every benchmark, one after the other
+	@set -e; for file in benchmarks/*.py; do test ! -e $$file || $(BIN)/python $$file; done
+
+clean: ## removes caches and build products; keeps .venv and outputs
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

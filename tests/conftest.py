@@ -1,0 +1,27 @@
+"""Shapes in signatures are checked in every test: jaxtyping's hook with beartype, before anything is imported."""
+
+import os
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("WANDB_SILENT", "true")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("vaecollapse", "beartype.beartype")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def fsdd() -> Path:
+    """The Free Spoken Digit Dataset's recordings; skips where they are not beside the project."""
+    folder = DATA / "fsdd" / "recordings"
+    if not folder.is_dir():
+        pytest.skip(f"the FSDD recordings are not at {folder}")
+    return folder

@@ -1,0 +1,336 @@
+"""A folder of recordings comes through whole: the same sound from every format, nothing silent lost, nobody in two splits."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from vaecollapse.datasets.audio import AudioFolderData, resample
+from vaecollapse.datasets.base import Visit
+from vaecollapse.refusal import Refused
+
+RATE = 8000
+DRUM_MACHINES = Path(__file__).parents[3] / "shared" / "data" / "drum_machines"
+
+
+def tone(frequency: float, seconds: float, rate: int = RATE, level: float = 0.5) -> np.ndarray:
+    return level * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    return 0.2 * np.random.default_rng(seed).standard_normal(round(seconds * RATE))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Twenty tones at 8 kHz, from 0.1 to 0.48 s; the first letter is one of four people."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for number in range(20):
+        sf.write(folder / f"{'abcd'[number % 4]}_{number:02d}.wav", tone(300 + 20 * number, 0.1 + 0.02 * number), RATE)
+    return folder
+
+
+def folder(root: Path, **settings: object) -> AudioFolderData:
+    data = AudioFolderData(**{"root": root, "seed": 0, **settings})
+    data.setup()
+    return data
+
+
+def by_path(data: AudioFolderData) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    return {
+        path: (split[position].x, split[position].mask)
+        for split in data.splits
+        for position, path in enumerate(split.paths)
+    }
+
+
+FORMATS = {
+    "pcm8": ("wav", "PCM_U8", 0.02),
+    "pcm16": ("wav", "PCM_16", 1e-4),
+    "pcm24": ("wav", "PCM_24", 1e-6),
+    "float": ("wav", "FLOAT", 1e-6),
+    "flac": ("flac", "PCM_16", 1e-4),
+    "aiff": ("aiff", "PCM_16", 1e-4),
+    "ogg": ("ogg", "VORBIS", 0.1),
+    "mp3": ("mp3", "MPEG_LAYER_III", 0.2),
+}
+
+
+def test_every_format_gives_the_same_sound(tmp_path: Path) -> None:
+    signal = tone(440, 0.5) * np.hanning(4000)
+    for name, (suffix, subtype, _) in FORMATS.items():
+        sf.write(tmp_path / f"{name}.{suffix}", signal, RATE, subtype=subtype)
+    data = folder(tmp_path, normalise="none", seconds=0.5, multiple_of=4000)
+    assert not data.scanned.quarantine
+    for path, (x, _) in by_path(data).items():
+        tolerance = FORMATS[Path(path).stem][2]
+        wanted = torch.from_numpy(signal).float()
+        assert (x - wanted).norm() / wanted.norm() < tolerance, path
+
+
+@pytest.mark.parametrize("source", [8000, 11025, 16000, 22050, 44100, 48000])
+@pytest.mark.parametrize("target", [8000, 16000])
+def test_resampling_keeps_frequency_level_and_duration(source: int, target: int) -> None:
+    signal = tone(1000, 1.0, source, level=0.7).astype(np.float32)
+    out = resample(signal, source, target)
+    assert len(out) == target
+    middle = out[target // 4 : target // 2] * np.hanning(target // 4)
+    peak = np.abs(np.fft.rfft(middle, 8 * len(middle))).argmax() * target / (8 * len(middle))
+    assert peak == pytest.approx(1000, abs=2)
+    assert np.sqrt(2) * out[target // 4 : target // 2].std() == pytest.approx(0.7, rel=5e-3)
+    above = resample(tone(0.62 * target, 1.0, source, level=0.7).astype(np.float32), source, target)
+    assert source <= 1.3 * target or np.abs(above[1000:-1000]).max() < 0.01  # nothing folds back
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 16000, 11025])
+def test_parts_read_from_disk_are_those_of_the_pack(tmp_path: Path, sample_rate: int) -> None:
+    for number, rate in enumerate([8000, 22050, 44100, 48000, 16000, 8000]):
+        stereo = np.random.default_rng(number).uniform(-0.5, 0.5, (round(0.6 * rate), 2))
+        sf.write(tmp_path / f"{number}.wav", stereo, rate, subtype="FLOAT")
+    packed, parts = (folder(tmp_path, sample_rate=sample_rate, seconds=0.1, pack_gib=gib) for gib in (1.0, 0.0))
+    for left, right in zip(packed.splits, parts.splits, strict=True):
+        for position in range(len(left)):
+            for key in (position, Visit(position, 0), Visit(position, 7)):
+                torch.testing.assert_close(left[key].x, right[key].x, atol=1e-5, rtol=0)
+                assert torch.equal(left[key].mask, right[key].mask)
+
+
+@pytest.mark.parametrize("channels", ["mean", "left"])
+def test_channels_are_mixed(tmp_path: Path, channels: str) -> None:
+    left, right = tone(300, 0.3), tone(500, 0.3)
+    for name in "abc":
+        sf.write(tmp_path / f"{name}.wav", np.stack([left, right], 1), RATE, subtype="FLOAT")
+    x = folder(tmp_path, channels=channels, normalise="none").examples("train", 1).x[0, : len(left)]
+    wanted = left if channels == "left" else (left + right) / 2
+    torch.testing.assert_close(x, torch.from_numpy(wanted).float(), atol=1e-6, rtol=0)
+
+
+def break_files(root: Path) -> dict[str, str]:
+    """Plants every kind of bad file; what its reason must say."""
+    whole = (root / "a_00.wav").read_bytes()
+    (root / "garbage.wav").write_bytes(b"this is no sound" * 100)
+    (root / "zero.wav").write_bytes(b"")
+    (root / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    sf.write(root / "whole.flac", noise(1.0), RATE)
+    (root / "cut.flac").write_bytes((root / "whole.flac").read_bytes()[:6000])
+    (root / "whole.flac").unlink()
+    sf.write(root / "empty.wav", np.zeros(0), RATE)
+    sf.write(root / "silent.wav", np.zeros(800), RATE)
+    sf.write(root / "nan.wav", np.where(np.arange(800) == 400, np.nan, 0.1), RATE, subtype="FLOAT")
+    sf.write(root / "inf.wav", np.where(np.arange(800) == 400, np.inf, 0.1), RATE, subtype="FLOAT")
+    sf.write(root / "opposed.wav", np.stack([tone(300, 0.1), -tone(300, 0.1)], 1), RATE)
+    reasons = {"garbage.wav": "corrupt", "zero.wav": "corrupt", "cut.wav": "truncated", "cut.flac": "corrupt|truncated"}
+    reasons |= {"empty.wav": "empty", "silent.wav": "silent", "nan.wav": "finite", "inf.wav": "finite"}
+    return reasons | {"opposed.wav": "silent"}
+
+
+def test_bad_files_are_quarantined_with_their_reason(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = by_path(folder(root))
+    reasons = break_files(root)
+    (root / "._a_00.wav").write_bytes(b"Mac OS X")
+    (root / "notes.txt").write_text("not audio")
+    with caplog.at_level(logging.WARNING, logger="vaecollapse"):
+        data = folder(root, max_bad_fraction=0.4)
+    found = {bad.path: bad.reason for bad in data.scanned.quarantine}
+    assert set(found) == set(reasons)
+    for path, words in reasons.items():
+        assert any(word in found[path] for word in words.split("|")), (path, found[path])
+        assert path in caplog.text
+    assert set(by_path(data)) == set(before)
+    with pytest.raises(Refused, match=r"9 of 29 files are bad(.|\n)*garbage.wav: corrupt"):
+        folder(root, max_bad_fraction=0.3)
+
+
+def test_a_stream_without_its_length_is_whole(root: Path) -> None:
+    raw = bytearray((root / "a_00.wav").read_bytes())
+    raw[40:44] = b"\xff" * 4  # the data chunk of a writer that could not seek back
+    (root / "piped.wav").write_bytes(bytes(raw))
+    clips = by_path(folder(root))
+    assert torch.equal(clips["piped.wav"][0], clips["a_00.wav"][0])
+
+
+@pytest.mark.parametrize("split_by", ["file", r"^(\w)_", r"(\d)\.wav"])
+def test_splits_divide_the_folder(root: Path, split_by: str) -> None:
+    data = folder(root, split_by=split_by)
+    parts = [split.paths for split in data.splits]
+    assert sorted(sum(parts, [])) == sorted(path.name for path in root.iterdir())
+    assert parts == [split.paths for split in folder(root, split_by=split_by, batch_size=3).splits]
+    assert parts != [split.paths for split in folder(root, split_by=split_by, seed=1).splits]
+    if split_by.startswith("^"):
+        people = [{path[0] for path in part} for part in parts]
+        assert all(people) and sum(map(len, people)) == 4
+
+
+def test_fraction_is_nested_and_leaves_the_held_out_splits_alone(root: Path) -> None:
+    whole, half, tenth = (folder(root, fraction=share).splits for share in (1.0, 0.5, 0.15))
+    assert (len(half.train), len(tenth.train)) == (7, 3)
+    assert whole.train.paths[:7] == half.train.paths and half.train.paths[:3] == tenth.train.paths
+    assert whole.validation.paths == half.validation.paths and whole.test.paths == half.test.paths
+
+
+def test_short_clips_are_padded_with_zeros_under_the_mask(root: Path) -> None:
+    data = folder(root)
+    (length,) = data.facts["event_shape"]
+    assert length == 4096  # the 95th percentile is 3688 samples
+    for path, (x, mask) in by_path(data).items():
+        count = 800 + 160 * int(path[2:4])
+        assert torch.equal(mask, torch.arange(length) < count)
+        assert not x[~mask].any() and x.abs().max() == pytest.approx(0.95, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [
+        ({"multiple_of": 500}, 4000),
+        ({"seconds": 0.2}, 2048),
+        ({"seconds": 0.256}, 2048),
+        ({"sample_rate": 16000}, 8192),
+        ({"sample_rate": 4000, "multiple_of": 1}, 1844),
+    ],
+)
+def test_length_follows_seconds_rate_and_stride(root: Path, settings: dict, shape: int) -> None:
+    assert folder(root, **settings).facts["event_shape"] == (shape,)
+
+
+def test_the_commonest_rate_is_taken_up_to_16_khz(root: Path) -> None:
+    for number in range(5):
+        sf.write(root / f"fast_{number}.wav", tone(300, 0.2, 44100), 44100)
+    assert folder(root).facts["sample_rate"] == 8000
+    for number in range(30):
+        sf.write(root / f"faster_{number}.wav", tone(300, 0.2, 48000), 48000)
+    assert folder(root).facts["sample_rate"] == 16000
+
+
+@pytest.mark.parametrize(("normalise", "level"), [("peak", 0.95), ("rms", 0.1 * 2**0.5), ("none", None)])
+def test_normalisation_brings_recordings_to_one_level(tmp_path: Path, normalise: str, level: float | None) -> None:
+    for number in range(6):
+        sf.write(tmp_path / f"{number}.wav", tone(400, 0.25, level=0.01 * 2**number), RATE, subtype="FLOAT")
+    for path, (x, _) in by_path(folder(tmp_path, normalise=normalise)).items():
+        assert x.abs().max() == pytest.approx(level or 0.01 * 2 ** int(path[0]), rel=1e-3)
+
+
+@pytest.fixture
+def takes(tmp_path: Path) -> Path:
+    """Eight recordings of 2 s: silence but for noise between 1.0 and 1.8 s."""
+    for number in range(8):
+        signal = np.concatenate([np.zeros(8000), noise(0.8, number), np.zeros(1600)])
+        sf.write(tmp_path / f"{number}.wav", signal, RATE, subtype="FLOAT")
+    return tmp_path
+
+
+def test_long_recordings_are_cropped_by_seed_epoch_and_position(takes: Path) -> None:
+    first, again, other = (folder(takes, seconds=0.128, seed=seed).splits.train for seed in (0, 0, 1))
+    crops = [first[Visit(2, epoch)].x for epoch in range(8)]
+    assert [torch.equal(again[Visit(2, epoch)].x, crops[epoch]) for epoch in reversed(range(8))] == [True] * 8
+    assert len({crop.numpy().tobytes() for crop in crops}) >= 6
+    assert not torch.equal(other[Visit(2, 0)].x, crops[0])
+    assert torch.equal(first[2].x, again[2].x)
+
+
+def test_crops_avoid_silence(takes: Path) -> None:
+    data = folder(takes, seconds=0.128)
+    visits = [data.splits.train[Visit(position, epoch)].x for position in range(5) for epoch in range(20)]
+    heard = torch.stack([x.any() for x in visits]).float().mean()
+    assert heard > 0.9  # 46 % of single draws, 1 − 0.54⁴ of four
+    starts = folder(takes, seconds=0.128, crop="start").splits.train
+    assert torch.equal(starts[Visit(0, 3)].x, starts[Visit(0, 3)].x)
+
+
+def test_a_crop_from_the_start_holds_the_start(root: Path) -> None:
+    data = folder(root, seconds=0.1, multiple_of=400, crop="start", normalise="none").splits.train
+    for position, path in enumerate(data.paths):
+        wanted, _ = sf.read(root / path, 800, dtype="float32")
+        for key in (position, Visit(position, 5)):
+            torch.testing.assert_close(data[key].x, torch.from_numpy(wanted), atol=1e-6, rtol=0)
+
+
+def test_augmentation_touches_training_visits_alone_and_each_knob_acts(root: Path) -> None:
+    plain = folder(root, seconds=0.6).splits.train
+    for knob, value in {"gain_db": 12.0, "polarity": True, "shift": 0.05}.items():
+        changed = folder(root, seconds=0.6, **{knob: value}).splits.train
+        ratios, delays = [], []
+        for epoch in range(12):
+            before, after = plain[Visit(1, epoch)], changed[Visit(1, epoch)]
+            delay = int(after.mask.int().argmax())
+            delays.append(delay)
+            count = int(before.mask.sum())
+            assert int(after.mask.sum()) == count
+            moved, loudest = after.x[delay : delay + count], before.x[:count].abs().argmax()
+            ratios.append(float(moved[loudest] / before.x[loudest]))
+            torch.testing.assert_close(moved, ratios[-1] * before.x[:count], atol=1e-5, rtol=1e-4)
+        assert torch.equal(plain[1].x, changed[1].x)
+        gains = 20 * np.log10(np.abs(ratios))
+        assert (np.ptp(gains) > 6 and np.abs(gains).max() <= 12.01) if knob == "gain_db" else np.ptp(gains) < 1e-3
+        assert (min(ratios) < 0) is (knob == "polarity")
+        assert (len(set(delays)) > 5 and max(delays) <= 400) if knob == "shift" else set(delays) == {0}
+
+
+def test_fingerprint_is_of_the_content(root: Path) -> None:
+    before = folder(root).fingerprint()
+    assert before == folder(root, batch_size=3, seed=5, pack_gib=0.0).fingerprint()
+    assert before["files"] == 20 and before["bytes"] == sum(path.stat().st_size for path in root.iterdir())
+    sf.write(root / "a_00.wav", tone(301, 0.1), RATE)
+    assert folder(root).fingerprint()["hash"] != before["hash"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"root": "nowhere"}, "does not exist"),
+        ({"root": ""}, "root is empty"),
+        ({"channels": "both"}, "channels= one of mean, left"),
+        ({"normalise": "loud"}, "normalise= one of"),
+        ({"crop": "middle"}, "crop= one of"),
+        ({"sample_rate": 0}, "sample_rate=0 must be above 0"),
+        ({"seconds": -1.0}, "seconds=-1.0 must be above 0"),
+        ({"gain_db": -1.0}, "gain_db=0"),
+        ({"fraction": 0.0}, "fraction=0.5"),
+        ({"split_by": r"\w_\d+"}, "has 0 groups"),
+        ({"split_by": r"(\w)_(\d+)"}, "has 2 groups"),
+        ({"split_by": "("}, "is no regex"),
+        ({"split_by": r"^(a)_"}, "does not match b_01.wav"),
+        ({"split_by": r"(_)"}, r"1 group\(s\) \(_\) for 3 splits"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_a_remedy(root: Path, settings: dict, words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        folder(**{"root": root, **settings})
+
+
+def test_folders_without_usable_audio_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="no audio files"):
+        folder(tmp_path)
+    sf.write(tmp_path / "silent.wav", np.zeros(800), RATE)
+    with pytest.raises(Refused, match=r"no usable audio(.|\n)*silent.wav: silent"):
+        folder(tmp_path, max_bad_fraction=1.0)
+    with pytest.raises(Refused, match="is a file"):
+        folder(tmp_path / "silent.wav")
+
+
+def test_fsdd_comes_through_whole(fsdd: Path) -> None:
+    data = folder(fsdd, split_by="file")
+    assert data.facts == {"event_shape": (6144,), "sample_rate": 8000}
+    assert tuple(len(split) for split in data.splits) == (2100, 600, 300)
+    assert not data.scanned.quarantine
+    durations = [recording.frames / recording.sample_rate for recording in data.scanned.recordings]
+    assert np.median(durations) == pytest.approx(0.42, abs=0.005)
+    assert (min(durations), max(durations)) == pytest.approx((0.14, 2.28), abs=0.01)
+    masks = data.examples("validation", 600).mask
+    assert masks.float().sum(1).median() / 8000 == pytest.approx(0.42, abs=0.02)
+    speakers = folder(fsdd, split_by=r"\d_(\w+)_\d+")
+    people = [{path.split("_")[1] for path in split.paths} for split in speakers.splits]
+    assert [len(each) for each in people] == [4, 1, 1] and len(set.union(*people)) == 6
+
+
+def test_drum_machines_of_mixed_rates_come_through() -> None:
+    if not DRUM_MACHINES.is_dir():
+        pytest.skip(f"the drum machines are not at {DRUM_MACHINES}")
+    data = folder(DRUM_MACHINES)
+    assert data.facts == {"event_shape": (17408,), "sample_rate": 16000}
+    assert len(data.scanned.recordings) == 72 and not data.scanned.quarantine
+    machines = folder(DRUM_MACHINES, split_by=r"^([\w-]+)/").splits
+    assert sum(len({path.split("/")[0] for path in split.paths}) for split in machines) == 4

@@ -1,0 +1,118 @@
+"""What every dataset in conf/dataset owes, found by walking the folder."""
+
+import inspect
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from vaecollapse.batch import Batch
+from vaecollapse.datasets.base import VAEData
+
+CONF = Path(__file__).parents[2] / "conf"
+NAMES = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
+KNOBS = {key: value for key, value in OmegaConf.load(CONF / "train.yaml").items() if key not in ("defaults", "hydra")}
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty different notes of different lengths, some longer than a clip."""
+    root = tmp_path_factory.mktemp("recordings")
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        time = np.arange(1000 + 150 * number) / 8000
+        note = np.sin(2 * np.pi * (200 + 40 * number) * time) * np.exp(-2 * time)
+        sf.write(root / f"{number:02d}.wav", 0.5 * note + 0.01 * rng.standard_normal(len(time)), 8000)
+    return root
+
+
+@pytest.fixture
+def build(recordings: Path):
+    """Makes a dataset from its yaml with the top-level knobs, its own required values filled in."""
+
+    def make(name: str, **changes: object) -> VAEData:
+        node = OmegaConf.load(CONF / "dataset" / f"{name}.yaml")
+        filled = {key: str(recordings) for key in ("root",) if OmegaConf.is_missing(node, key)}
+        config = OmegaConf.create({**KNOBS, "dataset": OmegaConf.merge(node, filled, changes)})
+        settings = OmegaConf.to_container(config.dataset, resolve=True)
+        return get_class(settings.pop("_target_"))(**settings)
+
+    return make
+
+
+def same(left: Batch, right: Batch) -> bool:
+    pairs = zip(left, right, strict=True)
+    return all(a is b is None or torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_are_finite_floats_in_the_shape_of_the_facts(name: str, build) -> None:
+    data = build(name)
+    for split in ("train", "validation", "test"):
+        batch = data.examples(split, 32)
+        assert batch.x.is_floating_point() and batch.x.isfinite().all()
+        assert tuple(batch.x.shape[1:]) == data.facts["event_shape"]
+        assert batch.index.tolist() == list(range(len(batch.x)))
+        if batch.mask is not None:
+            assert batch.mask.any(1).all() and not batch.x[~batch.mask].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_splits_are_disjoint_and_no_example_comes_twice(name: str, build) -> None:
+    splits = build(name).splits
+    seen = [split[position].x.numpy().tobytes() for split in splits for position in range(len(split))]
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_data_depend_on_the_seed_and_not_on_the_batch_size(name: str, build) -> None:
+    first, second, other = build(name, batch_size=4), build(name, batch_size=5), build(name, seed=1)
+    for split in ("train", "validation", "test"):
+        assert same(first.examples(split, 16), second.examples(split, 16))
+        assert not same(first.examples(split, 16), other.examples(split, 16))
+    assert first.fingerprint() == second.fingerprint()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_can_be_replayed_and_evaluation_stands_still(name: str, build) -> None:
+    def epoch(loader, number: int) -> list[Batch]:
+        loader.sampler.set_epoch(number)
+        return list(loader)
+
+    data, again = build(name, batch_size=7), build(name, batch_size=7)
+    first, second = data.train_dataloader(), again.train_dataloader()
+    later = epoch(first, 3)
+    epoch(second, 0)
+    assert all(same(a, b) for a, b in zip(later, epoch(second, 3), strict=True))
+    assert torch.cat([b.index for b in later]).tolist() != torch.cat([b.index for b in epoch(first, 4)]).tolist()
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        assert all(same(a, b) for a, b in zip(loader, loader, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_setup_needs_no_network_and_happens_once(name: str, build, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a dataset asked for the network outside prepare_data")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    data = build(name)
+    data.setup("fit")
+    splits = data.splits
+    data.setup("validate")
+    assert data.splits is splits
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_is_a_knob_with_the_constructors_own_default(name: str) -> None:
+    node = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / f"{name}.yaml"), resolve=False)
+    parameters = inspect.signature(get_class(node.pop("_target_"))).parameters
+    assert set(node) == set(parameters)
+    for key, value in node.items():
+        if not (isinstance(value, str) and value.startswith(("${", "???"))):
+            default = parameters[key].default
+            assert (tuple(value) if isinstance(value, list) else value) == default, key

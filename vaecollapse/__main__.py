@@ -1,0 +1,22 @@
+"""`python -m vaecollapse train …`: the same as `vaecollapse-train …`."""
+
+import sys
+
+from . import cli
+
+VERBS = {"train": cli.train}
+
+
+def main() -> int:
+    verb = sys.argv[1] if len(sys.argv) > 1 else None
+    if verb in ("--version", "--help", "-h"):
+        return cli.train()
+    if verb not in VERBS:
+        print(f"usage: python -m vaecollapse {{{'|'.join(VERBS)}}} …", file=sys.stderr)
+        return 2
+    del sys.argv[1]
+    return VERBS[verb]()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

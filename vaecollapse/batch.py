@@ -1,0 +1,35 @@
+"""What a dataset yields, and the words for its axes: batch, event (data), unit (latent)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Examples side by side. A single example has the same fields without the batch axis.
+
+    `mask` is True where `x` is data and False where it is padding. `index` is the position in the split: readings
+    key their noise by it, so that a number does not depend on batch size, order or process.
+    """
+
+    x: Shaped[Tensor, "batch *event"]
+    context: Shaped[Tensor, "batch *context"] | None = None
+    mask: Bool[Tensor, "batch *event"] | None = None
+    index: Int[Tensor, " batch"] | None = None
+
+    def positions(self) -> Int[Tensor, " batch"]:
+        """`index`, or 0, 1, 2 … where there is none."""
+        return torch.arange(len(self.x)) if self.index is None else self.index
+
+    def part(self, rows: slice) -> "Batch":
+        """Some of the examples."""
+        return Batch(*(None if field is None else field[rows] for field in self))
+
+
+def collate(examples: Sequence[Batch]) -> Batch:
+    """Stacks single examples field by field; a field that is None stays None (torch's own collate refuses it)."""
+    columns = zip(*examples, strict=True)
+    return Batch(*(None if column[0] is None else torch.stack(column) for column in columns))

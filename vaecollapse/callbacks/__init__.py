@@ -1,0 +1,1 @@
+"""Lightning hooks, no mathematics."""

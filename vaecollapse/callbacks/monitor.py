@@ -1,0 +1,257 @@
+"""Watches the latent while training, on a training and a held-out probe, and says at the end what it is."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torch.distributions import Distribution
+
+from ..batch import Batch
+from ..detectors.active_units import ActiveUnits
+from ..detectors.base import Detector, Finding
+from ..detectors.decoder_reliance import DecoderReliance
+from ..detectors.floor_saturation import FloorSaturation
+from ..detectors.information_rank import InformationRank
+from ..detectors.mutual_information import MutualInformation
+from ..detectors.posterior_variance import PosteriorVariance
+from ..detectors.price_of_a_nat import PriceOfANat
+from ..detectors.rate import Rate
+from ..diagnosis import STATES, Facts, Prescription, Verdict, diagnose
+from ..evaluation import read
+from ..run import Run
+from ..training import Training
+from .foreign import Decode, Distance, Latents
+from .probes import Probe, foreign_probe, own_probe
+
+log = logging.getLogger(__name__)
+Split = Literal["held_out", "training"]
+SHOWN = {
+    "rate": "latent/rate", "gap": "latent/gap", "information_rank": "latent/information_rank", "mi": "latent/mi",
+    "price_of_a_nat": "latent/price_of_a_nat", "active_units": "latent/active_units", "sigma_min": "latent/sigma_min",
+    "mi_ceiling": "latent/mi_ceiling", "dead_units": "latent/dead_units", "sigma_median": "latent/sigma_median",
+    "floor_saturation": "latent/floor_saturation", "information_rank_nats": "latent/information_rank_nats",
+}
+
+
+def all_detectors() -> dict[str, Detector]:
+    """Every detector at its default thresholds, by the names of conf/detector/."""
+    return {
+        "rate": Rate(), "active_units": ActiveUnits(), "posterior_variance": PosteriorVariance(),
+        "floor_saturation": FloorSaturation(), "decoder_reliance": DecoderReliance(),
+        "information_rank": InformationRank(), "price_of_a_nat": PriceOfANat(),
+        "mutual_information": MutualInformation(),
+    }
+
+
+class CollapseMonitor(Callback):
+    """Reads the latent every `every_n_steps` steps on `examples` training and held-out examples (one draw), at the
+    first validation after `full_every_n_steps` more steps and at the end on `final_examples`, and turns the readings
+    into a verdict.
+
+    In somebody else's project: `CollapseMonitor(latents=f(module, batch) → Distribution, decode=f(module, z),
+    distance=f(x, decoded))`; with `latents` alone it can convict or be inconclusive, never acquit. `directory` is where
+    verdict.json, units.csv and events.jsonl go (nowhere, if None).
+    """
+
+    def __init__(
+        self,
+        *,
+        detectors: Mapping[str, Detector] | None = None,
+        latents: Latents | None = None,
+        decode: Decode | None = None,
+        distance: Distance | None = None,
+        prior: Callable[[nn.Module], Distribution] | None = None,
+        examples: int = 64,
+        final_examples: int = 512,
+        block: int = 256,
+        every_n_steps: int = 100,
+        full_every_n_steps: int = 500,
+        seed: int = 0,
+        directory: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.detectors = dict(detectors) if detectors else all_detectors()
+        self.light = {name: light for name, detector in self.detectors.items() if (light := detector.light())}
+        self.functions = {"latents": latents, "decode": decode, "distance": distance, "prior": prior}
+        self.examples, self.final_examples, self.block = examples, final_examples, block
+        self.every_n_steps, self.full_every_n_steps, self.seed = every_n_steps, full_every_n_steps, seed
+        self.run = Run(directory) if directory else None
+        self.forecast: int | None = None
+        self.command: Callable[[Prescription], Prescription] | None = None
+        self.verdict: Verdict | None = None
+        self.latest: dict[str, Finding] = {}
+        self.trend: list[tuple[float, float, float, float]] = []
+        self.alarms: set[str] = set()
+        self.probes: dict[Split, Probe] = {}
+        self.last_look = self.last_full = 0
+
+    # --- when to read
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        build = foreign_probe if self.functions["latents"] else own_probe
+        loaders = {"held_out": trainer.val_dataloaders, "training": trainer.train_dataloader}
+        for split, loader in loaders.items():
+            loader = loader[0] if isinstance(loader, Sequence) and len(loader) == 1 else loader
+            if loader is not None:
+                self.probes[split] = build(pl_module, loader, self.final_examples, self.block, self.functions)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step > self.last_look and step % self.every_n_steps == 0:
+            self.last_look = step
+            self.look(trainer, pl_module, full=False)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        due = trainer.global_step - self.last_full >= self.full_every_n_steps
+        if self.probes and due and not trainer.sanity_checking and share_done(trainer) < 1:
+            self.last_full = trainer.global_step
+            self.look(trainer, pl_module, full=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.look(trainer, pl_module, full=True, finished=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A run that ends early leaves the verdict of where it stopped."""
+        if self.probes:
+            self.look(trainer, pl_module, full=True)
+
+    # --- what to read
+
+    def look(self, trainer: Trainer, module: LightningModule, *, full: bool, finished: bool = False) -> Verdict:
+        """One reading of both probes, its verdict, and its traces in loggers and run directory."""
+        price = own_price(module)
+        found: dict[Split, dict[str, Finding]] = {}
+        series: dict[str, Any] = {}
+        for split, probe in self.probes.items():
+            detectors = self.detectors if full else self.light
+            blocks = probe.blocks if full else probe.first(self.examples)
+            found[split], units = read(probe.vae, to(blocks, module.device), detectors, price, seed=self.seed)
+            series = units if split == "held_out" else series
+        held_out = found.get("held_out") or found["training"]
+        training = found.get("training") if "held_out" in found else None
+        if not full:
+            self.note_trend(trainer, held_out)
+        verdict = diagnose(held_out, training, self.facts(trainer, module, held_out, finished))
+        if full and self.command:
+            written = [self.command(prescription) for prescription in verdict.prescriptions]
+            verdict = verdict._replace(prescriptions=[p for p in written if p.command])
+        self.record(trainer, verdict, held_out, series, full=full)
+        self.verdict, self.latest = verdict, held_out
+        return verdict
+
+    def note_trend(self, trainer: Trainer, held_out: Mapping[str, Finding]) -> None:
+        gap, rate = (held_out.get(name) for name in ("gap", "rate"))
+        self.trend.append((share_done(trainer), gap.value or 0.0 if gap else 0.0, rate.value or 0.0 if rate else 0.0,
+                           gap.se or 0.0 if gap else 0.0))
+
+    def facts(
+        self, trainer: Trainer, module: LightningModule, held_out: Mapping[str, Finding], finished: bool
+    ) -> Facts:
+        own = module if isinstance(module, Training) else None
+        floor, units = held_out.get("floor"), held_out.get("units")
+        share = share_done(trainer)
+        return Facts(
+            units=int(units.value or 0) if units else 0,
+            weight=own.final_weight if own else None,
+            forecast=self.forecast,
+            unsettled=unsettled(self.trend),
+            share=share,
+            epochs=trainer.current_epoch,
+            fault=own.fault if own else None,
+            finished=finished,
+            schedule_done=finished and share >= 1,
+            floor=floor.value or 0.0 if floor else 0.0,
+        )
+
+    # --- where it goes
+
+    def record(
+        self, trainer: Trainer, verdict: Verdict, held_out: Mapping[str, Finding], series: Mapping[str, Any], *, full: bool
+    ) -> None:
+        numbers = {f"val/{shown}": held_out[name].value for name, shown in SHOWN.items() if name in held_out}
+        gap = verdict.readings.get("train/gap")
+        numbers["train/latent/gap"] = gap.value if gap else None
+        alarms = alarms_of(held_out) if verdict.verdict != "too_early" else set()
+        logged = {name: float(value) for name, value in numbers.items() if value is not None}
+        logged |= {"collapse/verdict": float(STATES.index(verdict.verdict)), "collapse/alarm": float(bool(alarms))}
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, trainer.global_step)
+        changed = self.verdict is None or self.verdict.verdict != verdict.verdict
+        new, self.alarms = alarms - self.alarms, alarms
+        for alarm in sorted(new):
+            log.warning("step %d: alarm %s", trainer.global_step, alarm)
+        if self.run is None or not trainer.is_global_zero:
+            return
+        where = {"step": trainer.global_step, "epoch": trainer.current_epoch}
+        for alarm in sorted(new):
+            self.run.append("events.jsonl", {**where, "event": "alarm", "alarm": alarm})
+        if changed:
+            before = self.verdict.verdict if self.verdict else None
+            self.run.append("events.jsonl", {**where, "event": "verdict", "from": before, "to": verdict.verdict,
+                                             "findings": verdict.findings})
+        if series:
+            names = list(series)
+            rows = ([trainer.current_epoch, trainer.global_step, unit, name, float(series[name][unit])]
+                    for name in names for unit in range(len(series[name])))
+            self.run.append_csv("units.csv", ["epoch", "step", "unit", "reading", "value"], rows)
+        if full:
+            self.run.write("verdict.json", verdict.as_dict())
+
+
+def own_price(module: LightningModule) -> Callable | None:
+    """The regularizer at this point of training, in evaluation: it moves nothing."""
+    if not isinstance(module, Training):
+        return None
+
+    def price(elbo):
+        regularizer, training = module.regularizer, module.regularizer.training
+        objective = regularizer.eval()(elbo, module.progress)
+        regularizer.train(training)
+        return objective
+
+    return price
+
+
+def to(blocks: Sequence[Batch], device: torch.device) -> list[Batch]:
+    return [Batch(*(None if field is None else field.to(device) for field in block)) for block in blocks]
+
+
+def share_done(trainer: Trainer) -> float:
+    total = trainer.estimated_stepping_batches
+    return trainer.global_step / total if 0 < total < float("inf") else 1.0
+
+
+def unsure(finding: Finding | None) -> bool:
+    return finding is not None and finding.status == "undecided"
+
+
+def alarms_of(found: Mapping[str, Finding]) -> set[str]:
+    """Flags worth a line while training; none of them is a verdict."""
+    def is_(name: str, status: str) -> bool:
+        return name in found and found[name].status == status
+
+    alarms = set()
+    if "kl_is_low" in found and found["kl_is_low"].value == 1:
+        alarms.add("kl_is_low")
+    if is_("sigma_median", "material") and is_("beta_effective", "absent"):
+        alarms.add("variance_collapse")
+    if is_("floor_saturation", "material"):
+        alarms.add("rate_pinned")
+    return alarms
+
+
+def unsettled(trend: Sequence[tuple[float, float, float, float]]) -> float | None:
+    """How far gap or R moved over the last fifth of training, relative, beyond what their noise explains."""
+    last = [row for row in trend if row[0] >= 0.8]
+    if len(last) < 2:
+        return None
+    moved = []
+    for column, noisy in ((1, True), (2, False)):
+        first, final = last[0][column], last[-1][column]
+        noise = 2 * max(row[3] for row in last) if noisy else 0.0
+        if max(abs(first), abs(final)) > 1e-9:
+            moved.append(max(0.0, abs(final - first) - noise) / max(abs(first), abs(final)))
+    return max(moved, default=0.0)

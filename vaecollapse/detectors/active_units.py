@@ -1,0 +1,42 @@
+"""Active units (Burda 2016): shown because people ask, deciding nothing because the count depends on z's scale."""
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..elbo import ELBO, Objective, moments
+from ..vae import VAE
+from .base import Detector, Finding, undefined
+
+
+class ActiveUnits(Detector):
+    """#{i : Var_x(E_q[z_i]) > `threshold`}, means in units of the prior's σ where it has one, debiased for flows."""
+
+    def __init__(self, *, threshold: float = 0.01) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.add_column("mean", "noise")
+
+    def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
+        mean, covariance, draws = moments(elbo.relative_posterior(), batch.positions())
+        self.accumulate("mean", mean)
+        self.accumulate("noise", covariance.diagonal(dim1=1, dim2=2) / draws if draws else torch.zeros_like(mean))
+
+    def variance(self) -> Tensor:
+        """Var_x(E[z_i|x]) per unit, the noise of Monte Carlo means removed."""
+        n = self.count("mean")
+        spread = (self.mean_square - self.mean_sum.square() / n) / (n - 1)
+        return (spread - self.mean("noise")).clamp(min=0)
+
+    def compute(self) -> Tensor:
+        if self.count("mean") < 2:
+            return torch.tensor(torch.nan, dtype=torch.float64)
+        return (self.variance() > self.threshold).sum().double()
+
+    def findings(self) -> list[Finding]:
+        if self.count("mean") < 2:
+            return [undefined("active_units", "fewer than two examples")]
+        return [Finding("active_units", float(self.compute()), None, self.count("mean"), threshold=self.threshold)]
+
+    def per_unit(self) -> dict[str, Tensor]:
+        return {"var_mean": self.variance()} if self.count("mean") > 1 else {}

@@ -1,0 +1,115 @@
+"""The contract of a detector: it sees model, batch, bound and price, streams sums in float64, and says how sure it is."""
+
+import math
+from abc import ABC, abstractmethod
+from copy import deepcopy
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+
+from ..batch import Batch
+from ..elbo import ELBO, Objective
+from ..vae import VAE
+
+Status = Literal["material", "absent", "undecided", "measured", "lower_bound", "undefined"]
+Z95 = 1.959963984540054
+
+
+class Finding(NamedTuple):
+    """One reading: its value with standard error over `n` examples, and what its own threshold makes of it.
+
+    `material`: the lower 95 % limit lies above the size that matters. `absent`: the upper limit lies below it.
+    `undecided`: neither, or too few examples. `measured`: no threshold of its own.
+    """
+
+    name: str
+    value: float | None
+    se: float | None = None
+    n: int = 0
+    status: Status = "measured"
+    threshold: float | None = None
+    note: str = ""
+
+
+def judge(
+    value: float, se: float, n: int, *, absent_below: float, present_above: float | None = None,
+    material_examples: int = 64, absent_examples: int = 500,
+) -> Status:
+    """Absent, material or undecided at 95 %, never significance alone.
+
+    >>> judge(0.0, 0.01, 600, absent_below=0.1), judge(0.5, 0.1, 600, absent_below=0.1), judge(0.0, 0.01, 64, absent_below=0.1)
+    ('absent', 'material', 'undecided')
+    """
+    if value + Z95 * se < absent_below and n >= absent_examples:
+        return "absent"
+    above = absent_below if present_above is None else present_above
+    return "material" if value - Z95 * se > above and n >= material_examples else "undecided"
+
+
+class Detector(Metric, ABC):
+    """A streaming reading. States are float64 sums, so stream = whole and shards add up."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__(sync_on_compute=False, compute_with_cache=False)
+
+    def add_column(self, *names: str) -> None:
+        """States for the mean and standard error of per-example numbers."""
+        for name in names:
+            for suffix in ("sum", "square", "count"):
+                self.add_state(f"{name}_{suffix}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum",
+                               persistent=True)
+
+    def accumulate(self, name: str, values: Float[Tensor, "batch *unit"]) -> None:
+        """Adds per-example numbers (or vectors of them) to a column."""
+        values = values.detach().double()
+        setattr(self, f"{name}_sum", getattr(self, f"{name}_sum") + values.sum(0))
+        setattr(self, f"{name}_square", getattr(self, f"{name}_square") + values.square().sum(0))
+        setattr(self, f"{name}_count", getattr(self, f"{name}_count") + len(values))
+
+    def count(self, name: str) -> int:
+        return int(getattr(self, f"{name}_count"))
+
+    def mean(self, name: str) -> Tensor:
+        return getattr(self, f"{name}_sum") / getattr(self, f"{name}_count").clamp(min=1)
+
+    def se(self, name: str) -> float:
+        """Standard error of the column's mean over examples (of the total, for a column of vectors: not defined)."""
+        n, mean = self.count(name), self.mean(name)
+        if n < 2:
+            return math.inf
+        variance = (getattr(self, f"{name}_square") / n - mean.square()).clamp(min=0) * n / (n - 1)
+        return float((variance / n).sqrt())
+
+    @abstractmethod
+    def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
+        """Takes in one block of examples."""
+
+    @abstractmethod
+    def compute(self) -> Tensor:
+        """The reading (NaN where not defined)."""
+
+    def read(self) -> list[Finding]:
+        """`findings` over the examples of all ranks."""
+        with self.sync_context():
+            return self.findings()
+
+    @abstractmethod
+    def findings(self) -> list[Finding]:
+        """What was read and what it means; the detector's own reading first."""
+
+    def light(self) -> "Detector | None":
+        """The form to run while training, one draw on few examples; None for a detector that is too dear for that."""
+        return deepcopy(self)
+
+    def per_unit(self) -> dict[str, Tensor]:
+        """Series for units.csv: name → one number per unit, in the latent's flattened order."""
+        return {}
+
+
+def undefined(name: str, note: str) -> Finding:
+    return Finding(name, None, status="undefined", note=note)

@@ -1,0 +1,71 @@
+"""Does a floor bind? r = KL/floor for the form's own groups; pinned, slack, or priced."""
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..elbo import ELBO, Objective
+from ..vae import VAE
+from .base import Detector, Finding, undefined
+
+
+class FloorSaturation(Detector):
+    """Share of groups whose mean KL lies in the binding band around the floor, and KLr, KLa and fb%.
+
+    The equilibrium sits below the floor (0.49–1.10 in 26 pinned runs), so the bands reach below 1: `batch_band` where
+    the form compares batch means, `example_band` where it compares examples. *pinned*: at least `pinned` of the groups
+    are in the band. "Penalty reduction %" (fb%) is shown beside it; it measures no constraint.
+    """
+
+    def __init__(
+        self, *, batch_band: tuple[float, float] = (0.8, 1.25), example_band: tuple[float, float] = (0.45, 1.25),
+        pinned: float = 0.8, inert: float = 0.99,
+    ) -> None:
+        super().__init__()
+        self.batch_band, self.example_band, self.pinned, self.inert = tuple(batch_band), tuple(example_band), pinned, inert
+        self.add_column("kl", "reduced", "zero", "weight", "declared")
+        for name in ("floor", "per_example", "units"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
+
+    def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
+        if objective is None:
+            return
+        n = len(batch.x)
+        self.accumulate("declared", objective.declared.expand(n))
+        self.accumulate("weight", objective.weight.mean().expand(n))
+        if objective.floor is None or objective.group_kl is None:
+            return
+        self.floor = torch.maximum(self.floor, objective.floor.max().double())
+        per_example = objective.group_kl.ndim == objective.floor.ndim + 1
+        self.per_example = self.per_example.clamp(min=float(per_example))
+        kl = objective.group_kl if per_example else objective.group_kl.expand(n, *objective.group_kl.shape)
+        self.accumulate("kl", kl)
+        self.accumulate("zero", objective.scalars["zero_gradient"].expand(n))
+
+    def compute(self) -> Tensor:
+        """The share of groups in the binding band (NaN without a floor)."""
+        if not self.count("kl") or self.floor <= 0:
+            return torch.tensor(torch.nan, dtype=torch.float64)
+        low, high = self.example_band if self.per_example > 0 else self.batch_band
+        ratio = self.mean("kl") / self.floor
+        return ((ratio >= low) & (ratio <= high)).double().mean()
+
+    def findings(self) -> list[Finding]:
+        found = []
+        if self.count("declared"):
+            n = self.count("declared")
+            found = [Finding("weight_applied", float(self.mean("weight")), None, n),
+                     Finding("weight_declared", float(self.mean("declared")), None, n)]
+        if not self.count("kl") or self.floor <= 0:
+            return [undefined("floor_saturation", "the objective has no floor"), *found]
+        n, share, kl = self.count("kl"), float(self.compute()), self.mean("kl")
+        mean, after = float(kl.mean()), float((kl - self.floor).clamp(min=0).mean())
+        return [
+            Finding("floor_saturation", share, None, n, "material" if share >= self.pinned else "measured", self.pinned),
+            *found,
+            Finding("floor", float(self.floor), None, n),
+            Finding("kl_over_floor", mean / float(self.floor), None, n),
+            Finding("kl_after_floor", after, None, n),
+            Finding("fb_percent", 0.0 if mean <= 1e-6 else 100 * (mean - after) / mean, None, n),
+            Finding("zero_gradient", float(self.mean("zero")), None, n, threshold=self.inert),
+        ]

@@ -1,0 +1,78 @@
+"""How many directions of z carry information, whatever linear map z went through."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..batch import Batch
+from ..elbo import ELBO, Objective, moments
+from ..vae import VAE
+from .base import Detector, Finding, undefined
+
+
+def information_eigenvalues(
+    between: Float[Tensor, "k k"], within: Float[Tensor, "k k"]
+) -> Float[Tensor, " k"]:
+    """Eigenvalues of Σ_within^{−½} Σ_between Σ_within^{−½}, largest first, none below 0.
+
+    >>> information_eigenvalues(torch.diag(torch.tensor([3.0, 0.0])).double(), torch.eye(2).double()).tolist()
+    [3.0, 0.0]
+    """
+    scale = within.diagonal().clamp(min=1e-300).rsqrt()
+    within, between = (scale[:, None] * matrix * scale for matrix in (within, between))
+    root = torch.linalg.cholesky(within + 1e-12 * torch.eye(len(within)).to(within))
+    half = torch.linalg.solve_triangular(root, between, upper=False)
+    whitened = torch.linalg.solve_triangular(root, half.T, upper=False)
+    return torch.linalg.eigvalsh((whitened + whitened.T) / 2).flip(0).clamp(min=0)
+
+
+class InformationRank(Detector):
+    """rank = #{λ > `eigenvalue`} of Σ_within^{−½} Σ_between Σ_within^{−½}, Î_rank = ½ Σ ln(1 + λ) over those.
+
+    Σ_between = Cov_x(E[z|x]), Σ_within = E_x[Cov(z|x)]; from S draws Σ_within/S is taken off Σ_between (undebiased, a
+    fully collapsed flow reads full rank). Invariant to any invertible linear map of z, which active units are not.
+    Blind to information carried in σ alone. Needs `examples_per_unit` × units examples.
+    """
+
+    def __init__(self, *, eigenvalue: float = 0.1, examples_per_unit: int = 10) -> None:
+        super().__init__()
+        self.eigenvalue, self.examples_per_unit = eigenvalue, examples_per_unit
+        self.add_column("mean")
+        for name in ("outer", "within"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
+        self.add_state("draws", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
+
+    def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
+        mean, covariance, draws = moments(elbo.relative_posterior(), batch.positions())
+        self.accumulate("mean", mean)
+        self.outer = self.outer + mean.T @ mean
+        self.within = self.within + covariance.sum(0)
+        self.draws = self.draws.clamp(min=draws or 0)
+
+    def eigenvalues(self) -> Tensor:
+        n = self.count("mean")
+        mean, within = self.mean("mean"), self.within / n
+        between = (self.outer - n * torch.outer(mean, mean)) / (n - 1)
+        if self.draws > 0:
+            between = between - within / self.draws
+        return information_eigenvalues(between, within)
+
+    def compute(self) -> Tensor:
+        if self.count("mean") < 2 or not bool(torch.isfinite(self.outer + self.within).all()):
+            return torch.tensor(torch.nan, dtype=torch.float64)
+        return (self.eigenvalues() > self.eigenvalue).sum().double()
+
+    def findings(self) -> list[Finding]:
+        n, rank = self.count("mean"), float(self.compute())
+        if rank != rank:
+            return [undefined("information_rank", "fewer than two examples, or z is not finite")]
+        values, units = self.eigenvalues(), self.mean("mean").numel()
+        needed = self.examples_per_unit * units
+        enough = n >= needed
+        informative = values[values > self.eigenvalue]
+        return [
+            Finding("information_rank", rank, None, n, "measured" if enough else "undecided", self.eigenvalue,
+                    "" if enough else f"too few examples: {n} of {needed}"),
+            Finding("information_rank_nats", float(0.5 * torch.log1p(informative).sum()), None, n),
+            Finding("information_eigenvalue_max", float(values[0]), None, n, threshold=self.eigenvalue),
+        ]

@@ -1,0 +1,67 @@
+"""The posterior's σ relative to the prior's. Collapse drives it to 1, a variance collapse to 0: opposite failures."""
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..distributions.flows import base_and_inverse
+from ..elbo import ELBO, Objective, gaussian
+from ..vae import VAE
+from .base import Detector, Finding, undefined
+
+
+class PosteriorVariance(Detector):
+    """σ_q/σ_p: smallest, mean per unit, median over the units that carry KL, and the share at the head's own floor.
+
+    Of a flow the base Gaussian's σ is read. A small σ alone is no illness: the optimal linear VAE has σ = √(e/λ).
+    `collapsed` is the median below which a variance collapse is considered (the price of a nat then decides).
+    """
+
+    def __init__(self, *, collapsed: float = 0.1, carries: float = 0.01, at_floor: float = 1.01) -> None:
+        super().__init__()
+        self.collapsed, self.carries, self.at_floor = collapsed, carries, at_floor
+        self.add_column("sigma", "kl", "floored")
+        self.add_state("smallest", torch.tensor(torch.inf, dtype=torch.float64), dist_reduce_fx="min", persistent=True)
+
+    def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
+        flow = base_and_inverse(elbo.posterior)
+        posterior = flow[0] if flow else elbo.posterior
+        parameters = gaussian(posterior)
+        if parameters is None:
+            return
+        prior = gaussian(elbo.prior)
+        scale = (parameters[1] / (prior[1] if prior and not flow else 1.0)).flatten(1)
+        self.accumulate("sigma", scale)
+        self.smallest = torch.minimum(self.smallest, scale.detach().min().double())
+        if elbo.kl.ndim > 1:
+            self.accumulate("kl", elbo.kl.flatten(1))
+        base = getattr(posterior, "base_dist", posterior)
+        floor = getattr(base, "scale_floor", None)
+        if floor is not None:
+            self.accumulate("floored", (parameters[1].flatten(1) <= self.at_floor * floor).double().mean(1))
+
+    def compute(self) -> Tensor:
+        """The median σ_q/σ_p over the units whose KL exceeds `carries` (all units, where the KL has none)."""
+        sigma = self.mean("sigma")
+        if self.count("kl"):
+            sigma = sigma[self.mean("kl") > self.carries]
+        return sigma.median() if sigma.numel() and self.count("sigma") else torch.tensor(torch.nan).double()
+
+    def findings(self) -> list[Finding]:
+        n = self.count("sigma")
+        if not n:
+            return [undefined("sigma_median", "the posterior is no Gaussian and no flow on one")]
+        median = float(self.compute())
+        known = median == median
+        found = [
+            Finding("sigma_median", median if known else None, None, n,
+                    ("material" if median <= self.collapsed else "absent") if known else "undefined", self.collapsed,
+                    "" if known else "no unit carries KL"),
+            Finding("sigma_min", float(self.smallest), None, n),
+        ]
+        if self.count("floored"):
+            found.append(Finding("sigma_at_floor", float(self.mean("floored")), None, n, threshold=0.5))
+        return found
+
+    def per_unit(self) -> dict[str, Tensor]:
+        return {"sigma": self.mean("sigma")} if self.count("sigma") else {}

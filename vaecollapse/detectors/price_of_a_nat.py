@@ -1,0 +1,93 @@
+"""The price of a nat: the KL weight that really acts, read off the trained model without its config."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..batch import Batch
+from ..distributions.flows import can_rescale, rescaled
+from ..elbo import ELBO, Objective, noise, pieces
+from ..vae import VAE
+from .base import Detector, Finding, undefined
+
+
+def slopes(
+    vae: VAE, batch: Batch, elbo: ELBO, eps: Float[Tensor, "batch *unit"]
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Σ_i ∂D/∂ln σ_i and −Σ_i ∂KL/∂ln σ_i of each example at one draw (pathwise, through a flow's transform too)."""
+    with torch.enable_grad():
+        log_factor = torch.zeros_like(eps).requires_grad_()
+        z, kl = pieces(rescaled(elbo.posterior, log_factor.exp()), elbo.prior, eps)
+        (d_distortion,) = torch.autograd.grad(vae.distortion(batch, z).sum(), log_factor, retain_graph=True)
+        (d_kl,) = torch.autograd.grad(kl.sum(), log_factor)
+    return d_distortion.flatten(1).sum(1), -d_kl.flatten(1).sum(1)
+
+
+class PriceOfANat(Detector):
+    """β̂ = Σ_i E[∂D/∂ln σ_i] / Σ_i E[−∂R/∂ln σ_i], which for a Gaussian prior is E[1 − σ_i²/σ_p²].
+
+    At any stationary point of D + wR this is w, in loss units per nat, whatever the reductions. Antithetic draws;
+    `least` is the smallest denominator (nats) at which the ratio is defined. Far from convergence it is no weight.
+    `priceless` is the share of the ELBO's own price below which σ is as good as free. At most `examples` are read,
+    `chunk` at a time, which bounds the memory of the backward pass.
+    """
+
+    def __init__(
+        self, *, least: float = 1e-3, priceless: float = 0.02, pairs: int = 1, examples: int = 256, chunk: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.least, self.priceless = least, priceless
+        self.pairs, self.examples, self.chunk, self.seed = pairs, examples, chunk, seed
+        self.add_column("loss", "nats", "product", "distortion")
+        self.add_state("normalised", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
+        self.add_state("size", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
+
+    def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
+        if not vae.decodes or not can_rescale(elbo.posterior):
+            return
+        self.normalised = self.normalised.clamp(min=float(vae.normalised))
+        self.size = self.size.clamp(min=batch.x[0].numel())
+        for start in range(0, min(len(batch.x), self.examples - self.count("nats")), self.chunk):
+            part = batch.part(slice(start, start + self.chunk))
+            with torch.no_grad():
+                own = vae.elbo(part, seed=self.seed)
+            eps = noise(part.positions(), tuple(own.posterior.event_shape), draws=self.pairs, seed=self.seed, epoch=1)
+            both = [slopes(vae, part, own, sign * e.to(own.z)) for e in eps for sign in (1, -1)]
+            loss, nats = (torch.stack(column).mean(0).double() for column in zip(*both, strict=True))
+            self.accumulate("loss", loss)
+            self.accumulate("nats", nats)
+            self.accumulate("product", loss * nats)
+            self.accumulate("distortion", own.distortion)
+
+    def compute(self) -> Tensor:
+        if not self.count("nats") or self.mean("nats") < self.least:
+            return torch.tensor(torch.nan, dtype=torch.float64)
+        return self.mean("loss") / self.mean("nats")
+
+    def error(self) -> float:
+        """Standard error of the ratio by the delta method."""
+        n, ratio, nats = self.count("nats"), float(self.compute()), float(self.mean("nats"))
+        spread = (self.loss_square - 2 * ratio * self.product_sum + ratio**2 * self.nats_square) / n
+        return math.sqrt(max(0.0, float(spread)) / n) / nats if n > 1 else math.inf
+
+    def findings(self) -> list[Finding]:
+        price, n = float(self.compute()), self.count("nats")
+        if price != price:
+            return [undefined("price_of_a_nat", "there are no nats to price" if n else "the model was not decoded")]
+        error = self.error()
+        # Relative to the likelihood's own scale: nats per nat for a density; for a distance, as if each cell were
+        # Laplace with scale D/cells (an order of magnitude, but free of the loss's unit).
+        own = 1.0 if self.normalised > 0 else float(self.size) / max(abs(float(self.mean("distortion"))), 1e-12)
+        return [
+            Finding("price_of_a_nat", price, error, n),
+            Finding("beta_effective", price * own, error * own, n,
+                    "absent" if price * own < self.priceless else "material", self.priceless,
+                    note="" if self.normalised > 0 else "order of magnitude: the likelihood is a distance"),
+        ]
+
+    def light(self) -> None:
+        """Too dear while training."""
+        return None

@@ -1,0 +1,71 @@
+"""The rate R and the KL of each unit: raw nats, never weighted, clamped or averaged over units."""
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..elbo import ELBO, Objective
+from ..vae import VAE
+from .base import Detector, Finding, undefined
+
+
+def kl_is_low(kl: Tensor | float, threshold: float = 0.1) -> bool:
+    """Is the KL per example below `threshold` nats? The flag people ask for; alone it decides nothing.
+
+    `kl` is a rate in nats, or the KL of shape (batch, *unit), summed over units and averaged over examples here.
+
+    >>> kl_is_low(0.05), kl_is_low(torch.full((8, 16), 0.1))
+    (True, False)
+    """
+    if isinstance(kl, Tensor):
+        kl = float(kl.flatten(1).sum(1).mean() if kl.ndim > 1 else kl.mean())
+    return kl < threshold
+
+
+class Rate(Detector):
+    """R = mean_b Σ_i kl[b, i], and how many units are dead (mean KL < `dead` nats) or weak (< `weak`).
+
+    The rate counts as absent below R0 = max(`absent_nats`, `absent_nats_per_unit` × units).
+    """
+
+    def __init__(
+        self, *, low: float = 0.1, absent_nats: float = 0.1, absent_nats_per_unit: float = 1e-3,
+        dead: float = 0.01, weak: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.low, self.dead, self.weak = low, dead, weak
+        self.absent_nats, self.absent_nats_per_unit = absent_nats, absent_nats_per_unit
+        self.add_column("rate", "kl")
+        self.add_state("units", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
+
+    def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
+        self.accumulate("rate", elbo.rate)
+        self.units = self.units.clamp(min=elbo.units)
+        if elbo.kl.ndim > 1:
+            self.accumulate("kl", elbo.kl.flatten(1))
+
+    def compute(self) -> Tensor:
+        return self.mean("rate") if self.count("rate") else torch.tensor(torch.nan, dtype=torch.float64)
+
+    def findings(self) -> list[Finding]:
+        if not self.count("rate"):
+            return [undefined("rate", "no example was read")]
+        value, se, n = float(self.compute()), self.se("rate"), self.count("rate")
+        least = max(self.absent_nats, self.absent_nats_per_unit * int(self.units))
+        low = kl_is_low(value, self.low)
+        found = [
+            Finding("rate", value, se, n, "absent" if value < least else "measured", least),
+            Finding("units", float(self.units), None, n),
+            Finding("kl_is_low", float(low), None, n, threshold=self.low, note="decides nothing alone"),
+        ]
+        if not self.count("kl"):
+            return [*found, undefined("dead_units", "a flow has no KL per unit")]
+        kl = self.mean("kl")
+        return [
+            *found,
+            Finding("dead_units", float((kl < self.dead).sum()), None, n, threshold=self.dead),
+            Finding("weak_units", float((kl < self.weak).sum()), None, n, threshold=self.weak),
+        ]
+
+    def per_unit(self) -> dict[str, Tensor]:
+        return {"kl": self.mean("kl")} if self.count("kl") else {}

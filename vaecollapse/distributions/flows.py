@@ -1,0 +1,99 @@
+"""Normalizing flows: a thin adaptor over zuko (https://github.com/probabilists/zuko)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from ..refusal import Refused
+
+Kind = Literal["maf", "nsf", "realnvp", "iaf"]
+
+
+def _zuko():
+    """zuko switches torch's distribution checks off for the whole process at import; they are put back here."""
+    checks = Distribution._validate_args
+    import zuko
+
+    Distribution.set_default_validate_args(checks)
+    return zuko
+
+
+def base_and_inverse(distribution: Distribution) -> tuple[Distribution, Callable[[Tensor], Tensor]] | None:
+    """The base distribution of a flow and the map from base to z; None for anything that is no flow of ours."""
+    if isinstance(distribution, FlowDistribution):
+        return distribution.base, distribution.to_z
+    return None
+
+
+class FlowDistribution(Distribution):
+    """z = T(u), u ~ base. ln p(z) = ln base(T⁻¹ z) + ln |det ∂T⁻¹/∂z|.
+
+    `transform` maps z to u as zuko's does; with `inverted` it maps u to z (an inverse autoregressive flow, fast to
+    sample and slow to evaluate).
+    """
+
+    arg_constraints = {}
+    has_rsample = True
+
+    def __init__(self, base: Distribution, transform, *, inverted: bool = False) -> None:
+        self.base, self.transform, self.inverted = base, transform, inverted
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def to_z(self) -> Callable[[Tensor], Tensor]:
+        return self.transform if self.inverted else self.transform.inv
+
+    def rebased(self, base: Distribution) -> "FlowDistribution":
+        """The same transform on another base."""
+        return FlowDistribution(base, self.transform, inverted=self.inverted)
+
+    def rsample(self, sample_shape=()) -> Tensor:
+        return self.to_z(self.base.rsample(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        transform = self.transform.inv if self.inverted else self.transform
+        u, log_det = transform.call_and_ladj(value)
+        return self.base.log_prob(u) + log_det
+
+
+class Flow(nn.Module):
+    """A stack of transforms of a vector of `units`, conditioned on `context` numbers.
+
+    Sources: MAF, Papamakarios 2017; IAF, Kingma 2016; RealNVP, Dinh 2017; NSF, Durkan 2019 (splines are the identity
+    outside [−5, 5]).
+    """
+
+    def __init__(
+        self, *, kind: Kind, units: int, context: int = 0, transforms: int = 3, hidden: tuple[int, ...] = (64, 64)
+    ) -> None:
+        super().__init__()
+        if units < 2:
+            raise Refused(f"a {kind} flow needs at least 2 latent units, but latent_dim={units}: set latent_dim=2 "
+                             "or more, or take the Gaussian (posterior=normal prior=normal)")
+        flows = _zuko().flows
+        build = {"maf": flows.MAF, "iaf": flows.MAF, "nsf": flows.NSF, "realnvp": flows.RealNVP}[kind]
+        self.inverted = kind == "iaf"
+        self.transform = build(units, context, transforms=transforms, hidden_features=tuple(hidden)).transform
+
+    def forward(self, base: Distribution, context: Tensor | None = None) -> FlowDistribution:
+        return FlowDistribution(base, self.transform(context), inverted=self.inverted)
+
+
+def can_rescale(posterior: Distribution) -> bool:
+    """Is it a Gaussian, or a flow on one?"""
+    if isinstance(posterior, FlowDistribution | Independent):
+        return can_rescale(posterior.base if isinstance(posterior, FlowDistribution) else posterior.base_dist)
+    return isinstance(posterior, Normal)
+
+
+def rescaled(posterior: Distribution, factor: Tensor) -> Distribution:
+    """The posterior with every base σ multiplied by `factor`: what the price of a nat differentiates."""
+    if isinstance(posterior, FlowDistribution):
+        return posterior.rebased(rescaled(posterior.base, factor))
+    if isinstance(posterior, Independent):
+        return Independent(rescaled(posterior.base_dist, factor), posterior.reinterpreted_batch_ndims)
+    if isinstance(posterior, Normal):
+        return Normal(posterior.loc, posterior.scale * factor)
+    raise TypeError(f"expected a Gaussian posterior or a flow on one, but got {type(posterior).__name__}")

@@ -1,0 +1,161 @@
+"""A VAE of short recordings: residual convolutions, one latent vector per clip, flows by choice."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ..batch import Batch
+from ..distributions.likelihoods import MaskedIndependent, SpectralLikelihood
+from ..nn.audio import POOLS, AudioDecoder, AudioEncoder, Pool, plan
+from ..nn.spectral import LogMel, frame_mask
+from ..refusal import Refused
+from ..vae import VAE
+
+SHORTEST = 256
+
+
+class LogMelDensity(Distribution):
+    """p(features of x | z): a proper density of fixed log-mel features, while `mean` is the decoder's waveform."""
+
+    arg_constraints = {}
+    normalised = True
+
+    def __init__(self, density: MaskedIndependent, features: LogMel, waveform: Tensor) -> None:
+        self.density, self.features, self.waveform = density, features, waveform
+        super().__init__(waveform.shape[:1], waveform.shape[1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.waveform
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.density.log_prob(self.features(value))
+
+
+class AudioVAE(VAE):
+    """x (batch, time) mono, one z of `latent_dim` units per clip; architecture in the family of RAVE (Caillon 2021).
+
+    With `SpectralLikelihood` the distortion is a distance of waveforms. Any other likelihood is a density and is
+    applied to fixed log-mel features (at most 64 mels, padding masked), so that −ELBO bounds the features' NLL.
+    Networks see waveforms divided by the data's level, which `calibrate` fixes before training (0.1 until then).
+    """
+
+    level: Tensor
+
+    def __init__(
+        self,
+        *,
+        event_shape: tuple[int, ...],
+        sample_rate: int,
+        latent_dim: int,
+        posterior: Callable[..., nn.Module],
+        prior: Callable[..., nn.Module],
+        likelihood: nn.Module,
+        capacity: int = 8,
+        max_channels: int = 256,
+        pool: Pool = "flatten",
+        dilations: Sequence[int] = (1, 3),
+        residual_units: int = 2,
+        mels: int = 40,
+    ) -> None:
+        super().__init__()
+        _refuse(tuple(event_shape), pool, capacity, max_channels, latent_dim, mels)
+        layout = plan(
+            length=event_shape[0],
+            capacity=capacity,
+            max_channels=max_channels,
+            dilations=dilations,
+            to_one=pool == "strided",
+        )
+        self.encoder = AudioEncoder(plan=layout, pool=pool, units=residual_units)
+        self.posterior_head = posterior(features=self.encoder.features, units=latent_dim)
+        self.prior_head = prior(units=latent_dim)
+        self.decoder = AudioDecoder(plan=layout, latent=latent_dim, units=residual_units)
+        self.likelihood = likelihood
+        self.features = None
+        if not isinstance(likelihood, SpectralLikelihood):
+            self.features = LogMel(sample_rate=sample_rate, mels=mels)
+        self.register_buffer("level", torch.tensor(0.1))
+
+    def encode(
+        self,
+        x: Float[Tensor, "batch time"],
+        context: Tensor | None = None,
+        mask: Bool[Tensor, "batch time"] | None = None,
+    ) -> Distribution:
+        silenced = x if mask is None else x * mask
+        return self.posterior_head(self.encoder(silenced / self.level, mask))
+
+    def prior(self, context: Tensor | None = None) -> Distribution:
+        return self.prior_head(context)
+
+    def decode(
+        self,
+        z: Float[Tensor, "batch latent"],
+        context: Tensor | None = None,
+        mask: Bool[Tensor, "batch time"] | None = None,
+    ) -> Distribution:
+        waveform = self.decoder(z) * self.level
+        if self.features is None:
+            return self.likelihood(waveform, mask)
+        with torch.autocast(z.device.type, enabled=False):
+            audible = waveform.float() if mask is None else waveform.float() * mask
+            mean = self.features(audible)
+            frames = None
+            if mask is not None:
+                frames = frame_mask(mask, self.features.size).unsqueeze(1).expand_as(mean)
+            return LogMelDensity(self.likelihood(mean, frames), self.features, waveform)
+
+    @torch.no_grad()
+    def calibrate(self, batch: Batch) -> None:
+        """Fixes the waveform's level and the floors of distance or features, from training clips, before step 1."""
+        audible = batch.x if batch.mask is None else batch.x * batch.mask
+        seconds = torch.full_like(audible[:, 0], audible.shape[1]) if batch.mask is None else batch.mask.sum(1)
+        rms = (audible.square().sum(1) / seconds.clamp_min(1)).sqrt()
+        if (rms > 0).any():
+            self.level.copy_(rms[rms > 0].median())
+        if self.features is not None:
+            self.features.calibrate(audible)
+        if hasattr(self.likelihood, "calibrate"):
+            self.likelihood.calibrate(batch.x, batch.mask)
+
+    def parameter_table(self) -> list[tuple[str, int]]:
+        """(stage, number of parameters), from the waveform down and up again; the sum is the whole model's."""
+
+        def count(*parts: nn.Module) -> int:
+            return sum(p.numel() for part in parts for p in part.parameters())
+
+        down, up = self.encoder.stages, self.decoder.stages
+        return [
+            ("encoder input", count(self.encoder.first)),
+            *((f"encoder stage {i}", count(stage)) for i, stage in enumerate(down)),
+            ("posterior", count(self.posterior_head)),
+            ("prior", count(self.prior_head)),
+            ("decoder seed", count(self.decoder.seed)),
+            *((f"decoder stage {len(up) - 1 - i}", count(stage)) for i, stage in enumerate(up)),
+            ("decoder output", count(self.decoder.last)),
+            ("likelihood", count(self.likelihood)),
+        ]
+
+
+def _refuse(
+    event_shape: tuple[int, ...], pool: str, capacity: int, max_channels: int, latent_dim: int, mels: int
+) -> None:
+    if len(event_shape) != 1:
+        raise Refused(f"an audio model takes mono waveforms, event shape (time,), but got {event_shape}: "
+                         "use dataset=audio_folder or dataset=drums")
+    if event_shape[0] < SHORTEST:
+        raise Refused(f"an audio model needs clips of at least {SHORTEST} samples, but got {event_shape[0]}: "
+                         "raise the dataset's length")
+    if pool not in POOLS:
+        raise Refused(f"expected model.pool to be one of {', '.join(POOLS)}, but got {pool!r}: try model.pool=flatten")
+    if not 0 < capacity <= max_channels:
+        raise Refused(f"expected 0 < capacity <= max_channels, but got capacity={capacity} and "
+                         f"max_channels={max_channels}: lower capacity or raise model.max_channels")
+    if latent_dim < 1:
+        raise Refused(f"expected at least one latent unit, but got latent_dim={latent_dim}: try latent_dim=16")
+    if not 1 <= mels <= 64:
+        raise Refused(f"expected 1 to 64 mels, but got {mels}: try model.mels=40")

@@ -1,0 +1,99 @@
+"""Numbers that move: the KL weight as a function of the share of training done. No state, so nothing to checkpoint."""
+
+import math
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+from ..elbo import Progress
+from ..refusal import Refused
+
+
+class Coefficient(nn.Module, ABC):
+    """A number as a pure function of `Progress`; `value` is where a ramp ends."""
+
+    def __init__(self, *, value: float) -> None:
+        super().__init__()
+        if not (math.isfinite(value) and value >= 0):
+            raise Refused(f"a KL weight must be a finite number of at least 0, but beta={value}: try beta=1")
+        self.value = float(value)
+
+    def forward(self, progress: Progress) -> float:
+        return self.value * self.ramp(progress.share)
+
+    @abstractmethod
+    def ramp(self, share: float) -> float:
+        """The multiplier of `value` in [0, 1] after this share of training."""
+
+
+class Constant(Coefficient):
+    """The same weight from the first step."""
+
+    def ramp(self, share: float) -> float:
+        return 1.0
+
+
+class Ramp(Coefficient):
+    """A coefficient that reaches `value` after the share `warmup` of training.
+
+    Raises Refused where the ramp would end after training does.
+    """
+
+    def __init__(self, *, value: float, warmup: float = 0.1) -> None:
+        super().__init__(value=value)
+        if not 0 <= warmup <= 1:
+            raise Refused(f"warmup={warmup} is a share of training, so the ramp would end after training does: "
+                          "give a number from 0 to 1, such as warmup=0.3")
+        self.warmup = float(warmup)
+
+    def position(self, share: float) -> float:
+        return 1.0 if self.warmup == 0 else min(1.0, share / self.warmup)
+
+
+class Linear(Ramp):
+    """Linear warm-up (Bowman 2016).
+
+    >>> Linear(value=2.0, warmup=0.5)(Progress(step=25, total=100))
+    1.0
+    """
+
+    def ramp(self, share: float) -> float:
+        return self.position(share)
+
+
+class Cosine(Ramp):
+    """Half a cosine from 0 to `value`: flat at both ends."""
+
+    def ramp(self, share: float) -> float:
+        return 0.5 * (1 - math.cos(math.pi * self.position(share)))
+
+
+class Logistic(Ramp):
+    """1/(1 + e^{−a(t−t0)}), t0 half of the warm-up and a such that the ramp runs from e^{−steepness} to its mirror
+    image over the warm-up (Bowman 2016)."""
+
+    def __init__(self, *, value: float, warmup: float = 0.1, steepness: float = 6.0) -> None:
+        super().__init__(value=value, warmup=warmup)
+        if steepness <= 0:
+            raise Refused(f"steepness must be positive, but steepness={steepness}: try 6")
+        self.steepness = float(steepness)
+
+    def ramp(self, share: float) -> float:
+        if self.warmup == 0:
+            return 1.0
+        return 1 / (1 + math.exp(-self.steepness * (2 * share / self.warmup - 1)))
+
+
+class Cyclical(Coefficient):
+    """`cycles` times: 0 for the share `zero` of the cycle, up over the share `ramp_share`, then `value` (Fu 2019)."""
+
+    def __init__(self, *, value: float, cycles: int = 4, ramp_share: float = 0.5, zero: float = 0.0) -> None:
+        super().__init__(value=value)
+        if cycles < 1 or ramp_share <= 0 or zero < 0 or zero + ramp_share > 1:
+            raise Refused(f"expected cycles >= 1, ramp_share > 0, zero >= 0 and zero + ramp_share <= 1, but got "
+                          f"cycles={cycles} ramp_share={ramp_share} zero={zero}")
+        self.cycles, self.ramp_share, self.zero = int(cycles), float(ramp_share), float(zero)
+
+    def ramp(self, share: float) -> float:
+        within = 1.0 if share >= 1 else (share * self.cycles) % 1
+        return min(1.0, max(0.0, within - self.zero) / self.ramp_share)

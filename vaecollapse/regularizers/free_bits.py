@@ -1,0 +1,138 @@
+"""Free bits in its six forms (Kingma 2016, IAF appendix, and what libraries made of it).
+
+A floor removes the price of the nats below it; it exerts no force. Above it the gradient is plain KL's times the
+form's reduction factor.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..elbo import ELBO, Objective, Progress
+from ..refusal import Refused
+from .base import Regularizer
+from .coefficients import Coefficient
+
+Grouping = Literal["unit", "token", "all"]
+
+
+class Form(NamedTuple):
+    """Where the batch mean is taken, what is compared, and what happens to a group at or below the floor."""
+
+    batch_inside: bool
+    groups: Grouping | None
+    below: Literal["floor", "zero", "subtract"]
+
+
+FORMS = {
+    "batch_unit": Form(True, None, "floor"),
+    "sample_unit": Form(False, None, "floor"),
+    "sample_unit_mask": Form(False, None, "zero"),
+    "sample_total": Form(False, "all", "floor"),
+    "batch_total": Form(True, "all", "floor"),
+    "hinge": Form(False, None, "subtract"),
+}
+
+
+def grouped(kl: Float[Tensor, "batch *unit"], groups: Grouping) -> Float[Tensor, "batch groups"]:
+    """The mean over each group's units, in nats per unit; `token` groups by the first latent axis."""
+    if groups == "all":
+        return kl.flatten(1).mean(1, keepdim=True)
+    return kl.flatten(1) if groups == "unit" else kl.flatten(2).mean(2)
+
+
+def is_above(k: Float[Tensor, "rows groups"], floor: float, *, batch_inside: bool) -> Bool[Tensor, "rows groups"]:
+    """Which groups still pay. A batch mean is the mean over all ranks, so that every rank decides the same."""
+    if batch_inside and torch.distributed.is_available() and torch.distributed.is_initialized():
+        k = k.detach().clone()
+        torch.distributed.all_reduce(k)
+        k = k / torch.distributed.get_world_size()
+    return k > floor
+
+
+def free_bits(
+    k: Float[Tensor, "batch groups"], floor: float, form: Form, units: int, scale: float = 1.0
+) -> tuple[Float[Tensor, ""], Float[Tensor, " groups"], Float[Tensor, "*shape"]]:
+    """The penalty in nats, d penalty / d KL per group (mean over examples), and the KL per unit that was compared.
+
+    `k` is nats per unit. The clamps sum over units: Σ_g n_g max(floor, k_g); `zero`: Σ_g n_g k_g 1[k_g > floor];
+    `subtract` is the hinge: scale · mean_g max(k_g − floor, 0).
+    """
+    count = k.shape[1]
+    if form.batch_inside:
+        k = k.mean(0, keepdim=True)
+    above = is_above(k, floor, batch_inside=form.batch_inside)
+    if form.below == "subtract":
+        terms, factor = scale / count * (k - floor) * above, scale / units
+    else:
+        below = floor if form.below == "floor" else 0.0
+        terms, factor = units / count * torch.where(above, k, torch.full_like(k, below)), 1.0
+    acting = factor * above.to(k.dtype).mean(0)
+    compared = k.detach()
+    return terms.sum(1).mean(), acting, compared[0] if form.batch_inside else compared
+
+
+class FreeBits(Regularizer):
+    """loss = mean_b D + β(t) · free_bits(KL), `floor` in nats per unit, compared before β and before any division.
+
+    `form: auto` is `batch_unit`, and `batch_total` where posterior or prior is a flow: there the KL is one Monte Carlo
+    number per example, so a per-unit or per-example floor has no meaning and is refused.
+    `scale` (hinge only): `one` divides by units, as practitioners do, `units` keeps a clamp's gradient above the floor.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: Coefficient,
+        floor: float,
+        form: Literal["auto", "batch_unit", "sample_unit", "sample_unit_mask", "sample_total", "batch_total", "hinge"]
+        = "auto",
+        groups: Grouping = "unit",
+        scale: Literal["one", "units"] = "one",
+        mean_batch: Literal["inside", "outside"] = "outside",
+    ) -> None:
+        super().__init__(weight=weight)
+        if form != "auto" and form not in FORMS:
+            raise Refused(f"regularizer.form={form} is no form of free bits: take auto, {', '.join(FORMS)}")
+        if not 0 <= floor < float("inf"):
+            raise Refused(f"a floor is a number of nats of at least 0, but free_bits={floor}: try free_bits=0.1")
+        if groups not in ("unit", "token", "all"):
+            raise Refused(f"regularizer.groups={groups} is no grouping: take unit, token or all")
+        if form != "hinge" and (scale != "one" or mean_batch != "outside"):
+            raise Refused(f"scale and mean_batch belong to the hinge, but form={form}: set regularizer.form=hinge")
+        self.floor, self.form, self.groups, self.scale = float(floor), form, groups, scale
+        self.mean_batch = mean_batch
+
+    def forward(self, elbo: ELBO, progress: Progress) -> Objective:
+        form = self.resolved(elbo)
+        per_unit = elbo.kl.ndim > 1
+        k = grouped(elbo.kl, form.groups or self.groups) if per_unit else elbo.kl.unsqueeze(1) / elbo.units
+        scale = float(elbo.units) if self.scale == "units" else 1.0
+        penalty, acting, compared = free_bits(k, self.floor, form, elbo.units, scale)
+        # a clamp compares nats of the whole group, the hinge nats per unit
+        size = 1.0 if form.below == "subtract" else elbo.units / k.shape[1]
+        weight = penalty.new_tensor(self.weight(progress))
+        return Objective(
+            loss=elbo.distortion.mean() + weight * penalty,
+            weight=weight * acting,
+            declared=weight,
+            penalty=weight * penalty,
+            floor=torch.full_like(acting, self.floor * size),
+            group_kl=compared * size,
+            scalars={"zero_gradient": (compared <= self.floor).to(acting.dtype).mean()},
+        )
+
+    def resolved(self, elbo: ELBO) -> Form:
+        """The form at work on this latent; Refused where there is no KL per unit and the form needs one."""
+        flow = elbo.kl.ndim == 1
+        name = ("batch_total" if flow else "batch_unit") if self.form == "auto" else self.form
+        if flow and name != "batch_total":
+            raise Refused(f"regularizer.form={name} needs a KL per unit and example, which a flow posterior or prior "
+                          "does not have: set regularizer.form=batch_total, or posterior=normal prior=normal")
+        if not flow and self.groups == "token" and FORMS[name].groups is None and elbo.kl.ndim < 3:
+            raise Refused("regularizer.groups=token needs a latent of at least two axes, but this one is a vector: "
+                          "set regularizer.groups=unit")
+        form = FORMS[name]
+        return form._replace(batch_inside=self.mean_batch == "inside") if name == "hinge" else form

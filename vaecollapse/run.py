@@ -1,0 +1,83 @@
+"""The run directory: the sole interface between verbs. Files are replaced atomically or appended by whole lines."""
+
+import csv
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+class Run:
+    """A directory and the ways to write it.
+
+    >>> run = Run(Path(tempfile.mkdtemp()))
+    >>> run.write("verdict.json", {"verdict": "healthy", "se": float("nan")})
+    >>> run.read("verdict.json")
+    {'verdict': 'healthy', 'se': None}
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def write(self, name: str, content: Any) -> None:
+        """Replaces a file: text as it is, anything else as JSON. A reader sees the old file or the new one."""
+        text = content if isinstance(content, str) else json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n"
+        handle, temporary = tempfile.mkstemp(dir=self.directory, prefix=f".{name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, self.directory / name)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        """Adds one JSON object as one line."""
+        with (self.directory / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain(row), ensure_ascii=False) + "\n")
+
+    def append_csv(self, name: str, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
+        """Adds rows to a table, with its header where the file is new."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if not (self.directory / name).exists():
+            writer.writerow(header)
+        writer.writerows(rows)
+        with (self.directory / name).open("a", encoding="utf-8") as file:
+            file.write(text.getvalue())
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.directory / name).read_text(encoding="utf-8"))
+
+    def lines(self, name: str) -> list[dict]:
+        """The JSON objects of an append-only file; a torn last line is left out."""
+        path = self.directory / name
+        whole = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.exists() else ""
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def tabulate_metrics(self) -> None:
+        """Derives metrics.csv from metrics.jsonl."""
+        rows = self.lines("metrics.jsonl")
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write("metrics.csv", text.getvalue())

@@ -1,0 +1,61 @@
+"""A verdict as people read it: the word, the three numbers that decided it, and the command to try next."""
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from .detectors.base import Finding
+from .diagnosis import MEANING, Verdict
+
+COLOURS = {"healthy": "bold green", "too_early": "bold yellow", "inconclusive": "bold yellow"}
+NAMES = {
+    "rate": "rate R (nats)",
+    "gap": "value of z (gap)",
+    "train/gap": "value of z on training examples",
+    "information_rank": "information rank",
+    "mi": "I(x; z) (nats)",
+    "sigma_median": "median σ_q/σ_p",
+    "beta_effective": "price of a nat (ELBO = 1)",
+    "dead_units": "dead units",
+    "floor_saturation": "share of groups at the floor",
+    "price_of_a_nat": "price of a nat (loss units)",
+    "active_units": "active units",
+    "distortion": "distortion D",
+}
+BESIDE = ("price_of_a_nat", "active_units", "mi", "dead_units", "distortion")
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def row(name: str, finding: Finding) -> tuple[str, str, str, str, str]:
+    error = "" if finding.se is None or finding.value is None else f"± {1.96 * finding.se:.2g}"
+    limit = "" if finding.threshold is None else f"{finding.threshold:.3g}"
+    word = "" if finding.status == "measured" else finding.status.replace("_", " ")
+    return NAMES.get(name, name), number(finding.value), error, limit, ", ".join(filter(None, (word, finding.note)))
+
+
+def verdict_table(verdict: Verdict) -> RenderableType:
+    """The table printed at the end of a run."""
+    head = Text.assemble((verdict.verdict, COLOURS.get(verdict.verdict, "bold red")), f"  {MEANING[verdict.verdict]}  ",
+                         (f"confidence {verdict.confidence}", "dim"))
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column, justify in (("reading", "left"), ("value", "right"), ("95 %", "left"), ("matters at", "right"), ("", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name in verdict.deciding:
+        table.add_row(*row(name, verdict.readings.get(name, Finding(name, None, status="undefined"))), style="bold")
+    for name in BESIDE:
+        if name in verdict.readings and name not in verdict.deciding:
+            table.add_row(*row(name, verdict.readings[name]), style="dim")
+    lines: list[RenderableType] = [head, Padding(table, (1, 0, 1, 2))]
+    labelled = [*(("why", said) for said in verdict.findings), *(("also", name) for name in verdict.mechanisms),
+                *(("ruled out", said) for said in verdict.refuted)]
+    for label, said in labelled:
+        lines.append(Text.assemble((f"{label:>10}  ", "dim"), said))
+    for number_, prescription in enumerate(verdict.prescriptions):
+        lines.append(Text.assemble((f"{'try next' if number_ == 0 else 'or':>10}  ", "dim"),
+                                   (prescription.command or " ".join(prescription.overrides), "bold cyan")))
+        lines.append(Text.assemble(" " * 12, (prescription.why, "dim")))
+    return Group(*lines)

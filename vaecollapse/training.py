@@ -1,0 +1,130 @@
+"""One LightningModule for every family: the bound, its price, and what really acted."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+
+from .batch import Batch
+from .elbo import Objective, Progress
+from .regularizers.base import Regularizer
+from .vae import VAE
+
+
+def selection_value(distortion: float, rate: float, *, normalised: bool, final_weight: float) -> float:
+    """What checkpoints are compared by, lower is better: −ELBO = D + R in nats where the likelihood is a density, else
+    D + w·R with the weight the schedule ends at, the same for all epochs and never the weight of the moment.
+
+    >>> selection_value(2.0, 3.0, normalised=True, final_weight=0.1), selection_value(2.0, 3.0, normalised=False, final_weight=0.1)
+    (5.0, 2.3)
+    """
+    return distortion + (rate if normalised else final_weight * rate)
+
+
+class Training(LightningModule):
+    """Trains a VAE under a regularizer; validation is on the bound, never on the objective."""
+
+    def __init__(
+        self,
+        *,
+        vae: VAE,
+        regularizer: Regularizer,
+        optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer],
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.vae, self.regularizer, self.optimizer, self.seed = vae, regularizer, optimizer, seed
+        self.fault: str | None = None
+        self.total = 1
+        self.validation = torch.nn.ModuleDict({name: MeanMetric() for name in ("distortion", "rate")})
+        self.epoch_losses: list[float] = []
+        self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
+        self.losses = 0
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.optimizer(self.parameters())
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.trainer.global_step, self.total, self.trainer.current_epoch)
+
+    @property
+    def final_weight(self) -> float:
+        """The KL weight at the end of the schedule."""
+        return float(self.regularizer.weight(Progress(self.total, self.total)))
+
+    def on_fit_start(self) -> None:
+        steps = self.trainer.estimated_stepping_batches
+        self.total = int(steps) if math.isfinite(steps) else 1
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
+        elbo = self.vae.elbo(batch)
+        objective = self.regularizer(elbo, self.progress)
+        if not torch.isfinite(objective.loss):
+            parts = {"z": elbo.z, "the KL": elbo.kl, "the distortion": elbo.distortion, "the objective": objective.loss}
+            first = next(name for name, part in parts.items() if not torch.isfinite(part).all())
+            self.stop(f"{first} is not finite at step {self.trainer.global_step}")
+            return None  # the step is not taken: the weights stay those of the last finite one
+        self.loss_sum = self.get_buffer("loss_sum") + objective.loss.detach()
+        self.losses += 1
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            self.record(objective, float(elbo.distortion.mean()), float(elbo.rate.mean()))
+        return objective.loss
+
+    def record(self, objective: Objective, distortion: float, rate: float) -> None:
+        """Logs the step: raw D and R, and beside them what was paid for R."""
+        numbers: dict[str, float] = {
+            "train/distortion": distortion,
+            "train/latent/rate": rate,
+            "train/objective/total": float(objective.loss),
+            "train/objective/penalty": float(objective.penalty),
+            "train/objective/weight_applied": float(objective.weight.mean()),
+            "train/objective/weight_declared": float(objective.declared),
+            "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+        }
+        if objective.floor is not None:
+            numbers["train/objective/floor"] = float(objective.floor.max())
+        numbers |= {f"train/objective/{name}": float(value) for name, value in objective.scalars.items()}
+        for logger in self.loggers:
+            logger.log_metrics(numbers, self.trainer.global_step)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        elbo = self.vae.elbo(batch, seed=self.seed, epoch=self.trainer.current_epoch)
+        self.metric("distortion").update(elbo.distortion)
+        self.metric("rate").update(elbo.rate)
+
+    def metric(self, name: str) -> Any:
+        return self.validation[name]
+
+    def on_validation_epoch_end(self) -> None:
+        distortion, rate = (float(self.metric(name).compute()) for name in ("distortion", "rate"))
+        for metric in ("distortion", "rate"):
+            self.metric(metric).reset()
+        chosen = selection_value(distortion, rate, normalised=self.vae.normalised, final_weight=self.final_weight)
+        settled = float(self.regularizer.weight(self.progress)) >= 0.999 * self.final_weight
+        self.log_dict({
+            "val/distortion": distortion,
+            "val/latent/rate": rate,
+            # before the schedule's end a lower KL weight flatters, so nothing is selected
+            "val/selection": chosen if settled else math.inf,
+            **({"val/elbo": -(distortion + rate)} if self.vae.normalised else {}),
+        })
+
+    def on_train_epoch_end(self) -> None:
+        self.epoch_losses.append(float(self.get_buffer("loss_sum")) / max(1, self.losses))
+        self.get_buffer("loss_sum").zero_()
+        self.losses = 0
+        first, best = self.epoch_losses[0], min(self.epoch_losses)
+        limit = first + 10 * (first - best)
+        if best < first and len(self.epoch_losses) > 3 and min(self.epoch_losses[-3:]) > limit:
+            self.stop(f"the objective rose to {self.epoch_losses[-1]:.3g}, ten times its first drop, for three epochs")
+
+    def stop(self, fault: str) -> None:
+        """Ends training with the reason; the verdict is then `diverged`."""
+        self.fault = self.fault or fault
+        self.trainer.should_stop = True
