@@ -29,7 +29,12 @@ class Batch(NamedTuple):
         return Batch(*(None if field is None else field[rows] for field in self))
 
 
-def collate(examples: Sequence[Batch]) -> Batch:
-    """Stacks single examples field by field; a field that is None stays None (torch's own collate refuses it)."""
+def collate(examples: Sequence[Batch] | Batch) -> Batch:
+    """Stacks single examples field by field; a field that is None stays None (torch's own collate refuses it).
+
+    A dataset that fetches whole batches hands over one `Batch`, which is passed on.
+    """
+    if isinstance(examples, Batch):
+        return examples
     columns = zip(*examples, strict=True)
     return Batch(*(None if column[0] is None else torch.stack(column) for column in columns))

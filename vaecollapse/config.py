@@ -119,7 +119,7 @@ def register() -> None:
 def check(cfg: DictConfig) -> None:
     """Raises Refused where a knob is out of range, a value is missing or an interpolation leads nowhere."""
     OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Knobs), OmegaConf.masked_copy(cfg, list(KNOBS))))
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
+    if missing := [key for key, value in _dotted(OmegaConf.to_container(cfg)) if value == MISSING]:
         raise Refused(f"{missing[0]} has no value and no default: type {missing[0]}=…")
     for root in ROOTS:
         try:
@@ -254,7 +254,7 @@ def suggestions(overrides: Sequence[str], sources: Sequence[Path]) -> list[str]:
     groups = options(sources)
     parsed = list(_parsed(overrides))
     valid = [o.input_line or "" for o in parsed if _is_choice(o, groups) and not o.is_sweep_override()]
-    known = list(_dotted(_composed(valid, sources)))
+    known = [key for key, _ in _dotted(OmegaConf.to_container(_composed(valid, sources)))]
     found = []
     for override in parsed:
         key = override.key_or_group
@@ -310,10 +310,8 @@ def _composed(overrides: Sequence[str], sources: Sequence[Path]) -> DictConfig:
             return hydra.compose("train")
 
 
-def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
-    """Every key of a configuration, dotted; interpolations are not followed."""
-    if isinstance(node, DictConfig):
-        for key in node:
-            yield f"{prefix}{key}"
-            if not (OmegaConf.is_interpolation(node, str(key)) or OmegaConf.is_missing(node, key)):
-                yield from _dotted(node[key], f"{prefix}{key}.")
+def _dotted(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a plain configuration, dotted, with its value; interpolations are not followed."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}", value
+        yield from _dotted(value, f"{prefix}{key}.")

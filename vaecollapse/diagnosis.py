@@ -171,7 +171,7 @@ def gap_material(held_out: Readings, facts: Facts) -> tuple[State, list[str], st
             f"{alive:.0f} of the {facts.forecast} directions that the data offers at this price are alive")
     if status(held_out, "mi") == "material" or value(held_out, "information_rank", 0.0) >= 1:
         return "healthy", ["gap", "information_rank", "mi"], (
-            f"another's z costs {value(held_out, 'gap'):.3g}, {value(held_out, 'information_rank', 0):.0f} directions "
+            f"another's z costs {value(held_out, 'gap'):.3g}, {value(held_out, 'information_rank', 0.0):.0f} directions "
             "carry information")
     return "inconclusive", ["gap", "information_rank", "mi"], "the decoder uses z, but no information was measured in it"
 
@@ -182,7 +182,7 @@ def gap_undecided(held_out: Readings) -> tuple[State, list[str], str]:
         return "rate_pinned", ["floor_saturation", "rate", "gap"], (
             f"{value(held_out, 'floor_saturation'):.0%} of the groups sit at the floor; what lies under it is undecided")
     low, high = interval(gap)
-    dead, units = value(held_out, "dead_units"), value(held_out, "units", 0)
+    dead, units = value(held_out, "dead_units"), value(held_out, "units", 0.0)
     if gap.threshold and low > 0 and high < 2 * gap.threshold and units and dead >= units / 2:
         return "partial_collapse", ["gap", "dead_units", "rate"], f"{dead:.0f} of {units:.0f} units are dead"
     return "inconclusive", ["gap", "rate", "mi"], (
@@ -210,7 +210,7 @@ def interval(finding: Finding) -> tuple[float, float]:
 
 def find_mechanisms(held_out: Readings, facts: Facts, state: str) -> list[str]:
     """Why the latent is as it is; these choose among cures."""
-    units, applied = value(held_out, "units", 0), value(held_out, "weight_declared")
+    units, applied = value(held_out, "units", 0.0), value(held_out, "weight_declared")
     price, floored = held_out.get("price_of_a_nat", MISSING), value(held_out, "floor_saturation", 0.0) > 0
     inert = facts.finished and (applied == 0 or reached(held_out, "zero_gradient"))
     # After the schedule's end the weight that acts must be the one it declares, and, with no floor in the way, the
@@ -222,7 +222,7 @@ def find_mechanisms(held_out: Readings, facts: Facts, state: str) -> list[str]:
         "inert_penalty": inert,
         "schedule_not_applied": (late or unseen) and not inert,
         "sigma_at_floor": reached(held_out, "sigma_at_floor"),
-        "unused_units": state == "healthy" and 0 < value(held_out, "dead_units", 0) < units,
+        "unused_units": state == "healthy" and 0 < value(held_out, "dead_units", 0.0) < units,
     }
     return [name for name, holds in found.items() if holds]
 
@@ -230,7 +230,7 @@ def find_mechanisms(held_out: Readings, facts: Facts, state: str) -> list[str]:
 def remarks(held_out: Readings, facts: Facts, mechanisms: list[str]) -> list[str]:
     """Sentences on what else was seen."""
     said = []
-    if value(held_out, "kl_is_low", 0) == 1:
+    if value(held_out, "kl_is_low", 0.0) == 1:
         said.append(f"the KL is low ({value(held_out, 'rate'):.3g} nats); alone that decides nothing")
     if "unused_units" in mechanisms:
         said.append(f"{value(held_out, 'dead_units'):.0f} units are unused: surplus, no illness")

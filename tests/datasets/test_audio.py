@@ -1,6 +1,7 @@
-"""A folder of recordings comes through whole: the same sound from every format, nothing silent lost, nobody in two splits."""
+"""A folder comes through whole: the same sound from every format, bad files named, nobody in two splits."""
 
 import logging
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def by_path(data: AudioFolderData) -> dict[str, tuple[torch.Tensor, torch.Tensor
 
 
 FORMATS = {
-    "pcm8": ("wav", "PCM_U8", 0.02),
+    "pcm8": ("wav", "PCM_U8", 0.03),
     "pcm16": ("wav", "PCM_16", 1e-4),
     "pcm24": ("wav", "PCM_24", 1e-6),
     "float": ("wav", "FLOAT", 1e-6),
@@ -102,7 +103,7 @@ def test_parts_read_from_disk_are_those_of_the_pack(tmp_path: Path, sample_rate:
 @pytest.mark.parametrize("channels", ["mean", "left"])
 def test_channels_are_mixed(tmp_path: Path, channels: str) -> None:
     left, right = tone(300, 0.3), tone(500, 0.3)
-    for name in "abc":
+    for name in "abcdef":
         sf.write(tmp_path / f"{name}.wav", np.stack([left, right], 1), RATE, subtype="FLOAT")
     x = folder(tmp_path, channels=channels, normalise="none").examples("train", 1).x[0, : len(left)]
     wanted = left if channels == "left" else (left + right) / 2
@@ -157,19 +158,22 @@ def test_a_stream_without_its_length_is_whole(root: Path) -> None:
 def test_splits_divide_the_folder(root: Path, split_by: str) -> None:
     data = folder(root, split_by=split_by)
     parts = [split.paths for split in data.splits]
-    assert sorted(sum(parts, [])) == sorted(path.name for path in root.iterdir())
+    assert sorted(chain(*parts)) == sorted(path.name for path in root.iterdir())
     assert parts == [split.paths for split in folder(root, split_by=split_by, batch_size=3).splits]
     assert parts != [split.paths for split in folder(root, split_by=split_by, seed=1).splits]
     if split_by.startswith("^"):
         people = [{path[0] for path in part} for part in parts]
-        assert all(people) and sum(map(len, people)) == 4
+        assert all(people)
+        assert sum(map(len, people)) == 4
 
 
 def test_fraction_is_nested_and_leaves_the_held_out_splits_alone(root: Path) -> None:
     whole, half, tenth = (folder(root, fraction=share).splits for share in (1.0, 0.5, 0.15))
     assert (len(half.train), len(tenth.train)) == (7, 3)
-    assert whole.train.paths[:7] == half.train.paths and half.train.paths[:3] == tenth.train.paths
-    assert whole.validation.paths == half.validation.paths and whole.test.paths == half.test.paths
+    assert whole.train.paths[:7] == half.train.paths
+    assert half.train.paths[:3] == tenth.train.paths
+    assert whole[1].paths == half[1].paths == tenth[1].paths
+    assert whole[2].paths == half[2].paths == tenth[2].paths
 
 
 def test_short_clips_are_padded_with_zeros_under_the_mask(root: Path) -> None:
@@ -179,7 +183,8 @@ def test_short_clips_are_padded_with_zeros_under_the_mask(root: Path) -> None:
     for path, (x, mask) in by_path(data).items():
         count = 800 + 160 * int(path[2:4])
         assert torch.equal(mask, torch.arange(length) < count)
-        assert not x[~mask].any() and x.abs().max() == pytest.approx(0.95, abs=1e-3)
+        assert not x[~mask].any()
+        assert x.abs().max() == pytest.approx(0.95, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -236,8 +241,6 @@ def test_crops_avoid_silence(takes: Path) -> None:
     visits = [data.splits.train[Visit(position, epoch)].x for position in range(5) for epoch in range(20)]
     heard = torch.stack([x.any() for x in visits]).float().mean()
     assert heard > 0.9  # 46 % of single draws, 1 − 0.54⁴ of four
-    starts = folder(takes, seconds=0.128, crop="start").splits.train
-    assert torch.equal(starts[Visit(0, 3)].x, starts[Visit(0, 3)].x)
 
 
 def test_a_crop_from_the_start_holds_the_start(root: Path) -> None:
@@ -272,7 +275,8 @@ def test_augmentation_touches_training_visits_alone_and_each_knob_acts(root: Pat
 def test_fingerprint_is_of_the_content(root: Path) -> None:
     before = folder(root).fingerprint()
     assert before == folder(root, batch_size=3, seed=5, pack_gib=0.0).fingerprint()
-    assert before["files"] == 20 and before["bytes"] == sum(path.stat().st_size for path in root.iterdir())
+    assert before["files"] == 20
+    assert before["bytes"] == sum(path.stat().st_size for path in root.iterdir())
     sf.write(root / "a_00.wav", tone(301, 0.1), RATE)
     assert folder(root).fingerprint()["hash"] != before["hash"]
 
@@ -323,7 +327,8 @@ def test_fsdd_comes_through_whole(fsdd: Path) -> None:
     assert masks.float().sum(1).median() / 8000 == pytest.approx(0.42, abs=0.02)
     speakers = folder(fsdd, split_by=r"\d_(\w+)_\d+")
     people = [{path.split("_")[1] for path in split.paths} for split in speakers.splits]
-    assert [len(each) for each in people] == [4, 1, 1] and len(set.union(*people)) == 6
+    assert [len(each) for each in people] == [4, 1, 1]
+    assert len(set.union(*people)) == 6
 
 
 def test_drum_machines_of_mixed_rates_come_through() -> None:
@@ -331,6 +336,7 @@ def test_drum_machines_of_mixed_rates_come_through() -> None:
         pytest.skip(f"the drum machines are not at {DRUM_MACHINES}")
     data = folder(DRUM_MACHINES)
     assert data.facts == {"event_shape": (17408,), "sample_rate": 16000}
-    assert len(data.scanned.recordings) == 72 and not data.scanned.quarantine
+    assert len(data.scanned.recordings) == 72
+    assert not data.scanned.quarantine
     machines = folder(DRUM_MACHINES, split_by=r"^([\w-]+)/").splits
     assert sum(len({path.split("/")[0] for path in split.paths}) for split in machines) == 4

@@ -1,6 +1,7 @@
 """Laws of order and division: what a split holds and when it is seen depends on the seed and the epoch alone."""
 
 import pickle
+from itertools import chain
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_ranks_share_every_example_once_in_equally_many_steps(count: int, batch_
     parts = [order(rank, epoch=2) for rank in ranks]
     assert [len(part) for part in parts] == [len(rank) for rank in ranks]
     assert len({-(-len(part) // batch_size) for part in parts}) == 1
-    seen = sum(parts, [])
+    seen = list(chain(*parts))
     assert len(set(seen)) == len(seen)
     left = count % (batch_size * world)
     dropped = left if left // world < min(2, batch_size) else 0
@@ -74,8 +75,8 @@ def test_evaluation_shards_are_the_whole_batches_of_one_process(count: int, batc
         return [tuple(mine[start : start + batch_size]) for start in range(0, len(mine), batch_size)]
 
     alone = batches(0, 1)
-    assert sum(alone, ()) == tuple(range(count))
-    assert sorted(sum((batches(rank, world) for rank in range(world)), [])) == sorted(alone)
+    assert list(chain(*alone)) == list(range(count))
+    assert sorted(chain(*(batches(rank, world) for rank in range(world)))) == sorted(alone)
 
 
 def test_training_order_is_a_function_of_seed_and_epoch() -> None:
@@ -120,7 +121,7 @@ def test_batches_carry_position_and_never_a_batch_of_one() -> None:
 def test_partition_is_a_division(count: int, sizes: tuple[int, ...], seed: int) -> None:
     parts = partition(count, validation=0.2, test=0.1, seed=seed)
     assert tuple(map(len, parts)) == sizes
-    assert sorted(sum(parts, [])) == list(range(count))
+    assert sorted(chain(*parts)) == list(range(count))
     assert parts == partition(count, validation=0.2, test=0.1, seed=seed)
     assert count < 10 or parts != partition(count, validation=0.2, test=0.1, seed=seed + 1)
 
@@ -130,9 +131,10 @@ def test_partition_is_a_division(count: int, sizes: tuple[int, ...], seed: int) 
 def test_groups_stay_whole_and_fill_every_split(sizes: list[int], seed: int) -> None:
     groups = [f"g{number}" for number, size in enumerate(sizes) for _ in range(size)]
     parts = partition_groups(groups, validation=0.2, test=0.1, seed=seed)
-    assert sorted(sum(parts, [])) == list(range(len(groups)))
+    assert sorted(chain(*parts)) == list(range(len(groups)))
     held = [{groups[position] for position in part} for part in parts]
-    assert all(held) and sum(map(len, held)) == len(sizes)
+    assert all(held)
+    assert sum(map(len, held)) == len(sizes)
     if len(sizes) > 6:
         shares = [len(part) / len(groups) for part in parts]
         assert shares == pytest.approx([0.7, 0.2, 0.1], abs=0.06)

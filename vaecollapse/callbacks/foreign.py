@@ -61,7 +61,11 @@ class Foreign(VAE):
         return apply_to_collection(self.whole, Tensor, lambda t: t[index.to(t.device)].to(device))
 
     def encode(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Distribution:
-        q = self.latents(self.module, x)
+        return self.posterior(x)
+
+    def posterior(self, raw: Any) -> Distribution:
+        """q(z|x) of a batch as the module's own loader yields it."""
+        q = self.latents(self.module, raw)
         if not isinstance(q, Distribution):
             raise Refused(f"expected latents(module, batch) to return a torch Distribution, but got {type(q).__name__}: "
                           "return Normal(mean, scale)")
@@ -70,7 +74,7 @@ class Foreign(VAE):
     def prior(self, context: Tensor | None = None) -> Distribution:
         if self.own_prior is not None:
             return whole_event(self.own_prior(self.module))
-        like = self.latents(self.module, self.raw(torch.zeros(1, dtype=torch.long))).mean[0]
+        like = self.posterior(self.raw(torch.zeros(1, dtype=torch.long))).mean[0]
         return Independent(Normal(torch.zeros_like(like), torch.ones_like(like)), like.ndim)
 
     def decode(self, z: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Any:
@@ -79,7 +83,7 @@ class Foreign(VAE):
         return self.decoder(self.module, z)
 
     def elbo(self, batch: Batch, *, seed: int | None = None, epoch: int = 0) -> ELBO:
-        posterior, prior = self.encode(self.raw(batch.positions())), self.prior()
+        posterior, prior = self.posterior(self.raw(batch.positions())), self.prior()
         eps = noise(batch.positions(), tuple(posterior.event_shape), seed=seed or 0, epoch=epoch)[0]
         z, kl = pieces(posterior, prior, eps)
         distortion = self.distortion(batch, z) if self.decodes else torch.full((len(z),), torch.nan)

@@ -87,14 +87,14 @@ class CollapseMonitor(Callback):
         self.alarms: set[str] = set()
         self.probes: dict[Split, Probe] = {}
         self.last_look = self.last_full = 0
+        self.reading = False
 
     # --- when to read
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         build = foreign_probe if self.functions["latents"] else own_probe
-        loaders = {"held_out": trainer.val_dataloaders, "training": trainer.train_dataloader}
+        loaders: dict[Split, Any] = {"held_out": held_out_loader(trainer), "training": trainer.train_dataloader}
         for split, loader in loaders.items():
-            loader = loader[0] if isinstance(loader, Sequence) and len(loader) == 1 else loader
             if loader is not None:
                 self.probes[split] = build(pl_module, loader, self.final_examples, self.block, self.functions)
 
@@ -115,7 +115,7 @@ class CollapseMonitor(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A run that ends early leaves the verdict of where it stopped."""
-        if self.probes:
+        if self.probes and not self.reading:
             self.look(trainer, pl_module, full=True)
 
     # --- what to read
@@ -123,6 +123,7 @@ class CollapseMonitor(Callback):
     def look(self, trainer: Trainer, module: LightningModule, *, full: bool, finished: bool = False) -> Verdict:
         """One reading of both probes, its verdict, and its traces in loggers and run directory."""
         price = own_price(module)
+        self.reading = True  # stays so if a reading raises: it would raise again
         found: dict[Split, dict[str, Finding]] = {}
         series: dict[str, Any] = {}
         for split, probe in self.probes.items():
@@ -139,7 +140,7 @@ class CollapseMonitor(Callback):
             written = [self.command(prescription) for prescription in verdict.prescriptions]
             verdict = verdict._replace(prescriptions=[p for p in written if p.command])
         self.record(trainer, verdict, held_out, series, full=full)
-        self.verdict, self.latest = verdict, held_out
+        self.verdict, self.latest, self.reading = verdict, held_out, False
         return verdict
 
     def note_trend(self, trainer: Trainer, held_out: Mapping[str, Finding]) -> None:
@@ -199,6 +200,14 @@ class CollapseMonitor(Callback):
             self.run.append_csv("units.csv", ["epoch", "step", "unit", "reading", "value"], rows)
         if full:
             self.run.write("verdict.json", verdict.as_dict())
+
+
+def held_out_loader(trainer: Trainer) -> Any:
+    """The first validation loader; Lightning sets it up late where the first validation is far away."""
+    if trainer.val_dataloaders is None and trainer.enable_validation:
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+    loader = trainer.val_dataloaders
+    return (loader[0] if loader else None) if isinstance(loader, Sequence) else loader
 
 
 def own_price(module: LightningModule) -> Callable | None:

@@ -34,7 +34,7 @@ Signal = Float32[np.ndarray, "_"]  # samples of one recording, mono
 
 
 class Recording(NamedTuple):
-    """A readable file: path below the root, its own rate and frames, peak and level of the mixed signal, content hash."""
+    """A readable file: path below the root, own rate and frames, peak and level once mixed, content hash."""
 
     path: str
     sample_rate: int
@@ -55,7 +55,7 @@ class Unreadable(Exception):
 
 
 def find(root: Path) -> list[str]:
-    """Audio files below `root`, sorted, without hidden ones (`._*` are macOS metadata). Refused where there are none."""
+    """Audio files below `root`, sorted, no hidden ones (`._*` are macOS metadata). Refused where there are none."""
     if not root.exists():
         raise Refused(f"dataset.root={root} does not exist; type dataset.root=path/to/recordings")
     if not root.is_dir():
@@ -294,7 +294,7 @@ def _refuse_bad(root: Path, total: int, quarantine: Sequence[Quarantined], max_b
 
 
 def groups_of(names: Sequence[str], pattern: str) -> list[str]:
-    """The group each path belongs to: what the one group of the regex matches, searched in the path below the root."""
+    """The group each path belongs to: what the regex's one group matches in its path below the root."""
     try:
         regex = re.compile(pattern)
     except re.error as error:
@@ -320,7 +320,7 @@ class AudioFolderData(VAEData):
     recording to 0.95; levels of takes say little of the sound, and a distance with a floor hardly hears the quiet ones)
     | rms (to −20 dB, at most that peak) | none. split_by: file, or a regex whose one group (speaker, pack) is kept in
     one split. fraction: share of the training split that is used, nested. crop: random | start, of long recordings in
-    training. gain_db, polarity, shift (seconds, into the padding): augmentation of training visits. pack_gib: recordings
+    training. gain_db, polarity, shift (seconds, into the padding): augmentation of training. pack_gib: recordings
     are kept in memory up to this size, beyond it parts are read from disk. max_bad_fraction: see `scan`.
     """
 

@@ -1,4 +1,4 @@
-"""The contract of a dataset: three disjoint splits of single `Batch` examples, and loaders whose order can be replayed."""
+"""The contract of a dataset: three disjoint splits of single `Batch` examples, and loaders that can be replayed."""
 
 import hashlib
 import logging
@@ -25,7 +25,7 @@ class Visit(int):
 
     epoch: int
 
-    def __new__(cls, position: int, epoch: int) -> "Visit":  # noqa: PYI034 (beartype refuses Self outside its class)
+    def __new__(cls, position: int, epoch: int) -> "Visit":
         visit = super().__new__(cls, position)
         visit.epoch = epoch
         return visit
@@ -39,6 +39,11 @@ class EpochSampler(Sampler[int]):
 
     Step t of rank r is the r-th of `world` whole batches; what remains at the end is dealt evenly. Every example comes
     once an epoch, unless the remainder would leave a rank with a batch of one: then it sits this epoch out.
+
+    >>> sampler = EpochSampler(6, batch_size=2, seed=0)
+    >>> first, _ = list(sampler), sampler.set_epoch(1)
+    >>> first == list(sampler), sorted(first) == sorted(sampler)
+    (False, True)
     """
 
     def __init__(self, count: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -102,6 +107,11 @@ class StoredExamples(Dataset[Batch]):
     def __getitem__(self, position: int) -> Batch:
         mask = None if self.mask is None else self.mask[position]
         return Batch(x=self.x[position], mask=mask, index=torch.tensor(int(position)))
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        """A batch at once: torch's loader asks for this where it exists, and `collate` passes it through."""
+        rows = torch.as_tensor(positions, dtype=torch.long)
+        return Batch(x=self.x[rows], mask=None if self.mask is None else self.mask[rows], index=rows)
 
     def subset(self, positions: Sequence[int]) -> "StoredExamples":
         """The examples at `positions`, in that order."""
@@ -232,7 +242,7 @@ def check_fractions(validation: float, test: float, fraction: float = 1.0) -> No
 
 
 def partition(count: int, *, validation: float, test: float, seed: int) -> tuple[list[int], list[int], list[int]]:
-    """A seeded permutation of `count` positions cut into train, validation, test; a fraction above 0 gets at least 1."""
+    """A seeded permutation of `count` positions cut into train, validation, test; a share above 0 gets 1 or more."""
     order = np.random.default_rng(seed).permutation(count).tolist()
     held = [max(1, round(share * count)) if share > 0 else 0 for share in (validation, test)]
     train = max(0, count - sum(held))
@@ -242,7 +252,7 @@ def partition(count: int, *, validation: float, test: float, seed: int) -> tuple
 def partition_groups(
     groups: Sequence[str], *, validation: float, test: float, seed: int
 ) -> tuple[list[int], list[int], list[int]]:
-    """As `partition`, with all positions of one group in one split; large groups are placed first, where most is missing.
+    """As `partition`, with all of a group in one split; large groups are placed first, where most is missing.
 
     Refused where there are fewer groups than splits to fill.
     """
@@ -257,7 +267,7 @@ def partition_groups(
     rng = np.random.default_rng(seed)
     members: dict[str, list[int]] = {names[each]: [] for each in rng.permutation(len(names)).tolist()}
     for position in rng.permutation(len(groups)).tolist():
-        members[groups[position]].append(position)
+        members[groups[int(position)]].append(int(position))
     splits: dict[int, list[list[int]]] = {split: [] for split in targets}
     missing = {split: targets[split] * len(groups) for split in wanted}
     waiting = sorted(members.values(), key=len, reverse=True)

@@ -29,6 +29,10 @@ class GaussianData(VAEData):
 
     `exact` recolours each split, so that its mean is 0 and its covariance is the requested one to rounding: readings
     then meet the closed forms without sampling noise. The defaults are the eigenvalues of the checked cases.
+
+    >>> x = GaussianData(eigenvalues=(2.0, 0.5), examples=100).splits.train.x
+    >>> torch.linalg.eigvalsh(x.T @ x / 100)
+    tensor([0.5000, 2.0000], dtype=torch.float64)
     """
 
     def __init__(

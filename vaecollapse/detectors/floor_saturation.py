@@ -1,5 +1,7 @@
 """Does a floor bind? r = KL/floor for the form's own groups; pinned, slack, or priced."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ class FloorSaturation(Detector):
     """
 
     def __init__(
-        self, *, batch_band: tuple[float, float] = (0.8, 1.25), example_band: tuple[float, float] = (0.45, 1.25),
+        self, *, batch_band: Sequence[float] = (0.8, 1.25), example_band: Sequence[float] = (0.45, 1.25),
         pinned: float = 0.8, inert: float = 0.99,
     ) -> None:
         super().__init__()

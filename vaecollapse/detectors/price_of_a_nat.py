@@ -20,9 +20,16 @@ def slopes(
     with torch.enable_grad():
         log_factor = torch.zeros_like(eps).requires_grad_()
         z, kl = pieces(rescaled(elbo.posterior, log_factor.exp()), elbo.prior, eps)
-        (d_distortion,) = torch.autograd.grad(vae.distortion(batch, z).sum(), log_factor, retain_graph=True)
-        (d_kl,) = torch.autograd.grad(kl.sum(), log_factor)
+        d_distortion, d_kl = (slope(part, log_factor) for part in (vae.distortion(batch, z), kl))
     return d_distortion.flatten(1).sum(1), -d_kl.flatten(1).sum(1)
+
+
+def slope(values: Float[Tensor, "batch *unit"], at: Tensor) -> Tensor:
+    """∂ Σ values / ∂ at; zero where a decoder ignores z altogether."""
+    if not values.requires_grad:
+        return torch.zeros_like(at)
+    (gradient,) = torch.autograd.grad(values.sum(), at, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(at) if gradient is None else gradient
 
 
 class PriceOfANat(Detector):
@@ -30,17 +37,17 @@ class PriceOfANat(Detector):
 
     At any stationary point of D + wR this is w, in loss units per nat, whatever the reductions. Antithetic draws;
     `least` is the smallest denominator (nats) at which the ratio is defined. Far from convergence it is no weight.
-    `priceless` is the share of the ELBO's own price below which σ is as good as free. At most `examples` are read,
-    `chunk` at a time, which bounds the memory of the backward pass.
+    `priceless` is the share of the ELBO's own price below which σ is as good as free. One example in
+    `one_in` is read, `chunk` at a time, which bounds the memory of the backward pass.
     """
 
     def __init__(
-        self, *, least: float = 1e-3, priceless: float = 0.02, pairs: int = 1, examples: int = 256, chunk: int = 32,
+        self, *, least: float = 1e-3, priceless: float = 0.02, pairs: int = 1, one_in: int = 2, chunk: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.least, self.priceless = least, priceless
-        self.pairs, self.examples, self.chunk, self.seed = pairs, examples, chunk, seed
+        self.pairs, self.one_in, self.chunk, self.seed = pairs, one_in, chunk, seed
         self.add_column("loss", "nats", "product", "distortion")
         self.add_state("normalised", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
         self.add_state("size", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
@@ -50,8 +57,9 @@ class PriceOfANat(Detector):
             return
         self.normalised = self.normalised.clamp(min=float(vae.normalised))
         self.size = self.size.clamp(min=batch.x[0].numel())
-        for start in range(0, min(len(batch.x), self.examples - self.count("nats")), self.chunk):
-            part = batch.part(slice(start, start + self.chunk))
+        stride = self.chunk * self.one_in
+        for start in range(0, len(batch.x), stride):
+            part = batch.part(slice(start, start + stride, self.one_in))
             with torch.no_grad():
                 own = vae.elbo(part, seed=self.seed)
             eps = noise(part.positions(), tuple(own.posterior.event_shape), draws=self.pairs, seed=self.seed, epoch=1)

@@ -1,6 +1,6 @@
 """Normalizing flows: a thin adaptor over zuko (https://github.com/probabilists/zuko)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class Flow(nn.Module):
     """
 
     def __init__(
-        self, *, kind: Kind, units: int, context: int = 0, transforms: int = 3, hidden: tuple[int, ...] = (64, 64)
+        self, *, kind: Kind, units: int, context: int = 0, transforms: int = 3, hidden: Sequence[int] = (64, 64)
     ) -> None:
         super().__init__()
         if units < 2:

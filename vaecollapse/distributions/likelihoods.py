@@ -1,7 +1,7 @@
 """p(x|z) from a decoder's output: Gaussian, Laplace, and the spectral distance, which is no density."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -50,34 +50,33 @@ class ElementwiseLikelihood(nn.Module):
     where the decoder is exact.
     """
 
-    family: type[Distribution]
+    normalised = True
+    family: Callable[..., Distribution]
 
     def __init__(self, *, scale: float = 1.0, learn_scale: bool = False) -> None:
         super().__init__()
-        if not 10 * math.exp(LOWEST_LOG_SCALE) < scale < math.inf:
-            raise Refused(f"expected a likelihood scale above 0.004, but got {scale}: rescale the data or set "
+        lowest = 0.004 if learn_scale else 0.0
+        if not lowest < scale < math.inf:
+            raise Refused(f"expected a likelihood scale above {lowest}, but got {scale}: rescale the data or set "
                              "likelihood.scale=1")
-        self.learn_scale = learn_scale
-        log_scale = torch.tensor(math.log(scale), dtype=torch.float64)
+        self.learn_scale, self.fixed_scale = learn_scale, scale
         if learn_scale:
-            log_scale = LOWEST_LOG_SCALE + torch.log(torch.expm1(log_scale - LOWEST_LOG_SCALE))
-            self.raw_log_scale = nn.Parameter(log_scale.to(torch.get_default_dtype()))
-        else:
-            self.register_buffer("fixed_scale", torch.tensor(scale, dtype=torch.get_default_dtype()))
+            above = math.log(math.expm1(math.log(scale) - LOWEST_LOG_SCALE))
+            self.raw_log_scale = nn.Parameter(torch.tensor(LOWEST_LOG_SCALE + above))
 
     @property
     def scale(self) -> Float[Tensor, ""]:
         """s of Normal, b of Laplace, in the units of the data."""
         if self.learn_scale:
             return (LOWEST_LOG_SCALE + F.softplus(self.raw_log_scale - LOWEST_LOG_SCALE)).exp()
-        return self.get_buffer("fixed_scale")
+        return torch.tensor(self.fixed_scale, dtype=torch.float64)
 
     def forward(
         self, mean: Float[Tensor, "batch *event"], mask: Bool[Tensor, "batch *event"] | None = None
     ) -> Distribution:
         with torch.autocast(mean.device.type, enabled=False):
-            mean = mean.to(torch.promote_types(mean.dtype, self.scale.dtype))
-            return MaskedIndependent(self.family(mean, self.scale.expand_as(mean), validate_args=False), mask)
+            mean = mean.to(torch.promote_types(mean.dtype, torch.float32))
+            return MaskedIndependent(self.family(mean, self.scale.to(mean).expand_as(mean), validate_args=False), mask)
 
 
 class NormalLikelihood(ElementwiseLikelihood):
@@ -123,6 +122,7 @@ class SpectralLikelihood(nn.Module):
     Multi-scale STFT losses: Yamamoto 2020 (Parallel WaveGAN), Engel 2020 (DDSP).
     """
 
+    normalised = False
     floor: Tensor
 
     def __init__(self, *, scales: Sequence[int] = (1024, 256, 64), floor_db: float = -70.0) -> None:
@@ -158,19 +158,20 @@ class SpectralLikelihood(nn.Module):
             return torch.stack([self._at_scale(i, x, y, mask) for i in range(len(self.scales))]).sum(0)
 
     def _at_scale(self, i: int, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        size, floor = self.scales[i], self.floor[i]
-        window = self.get_buffer(f"window_{size}")
+        size, floor = self.scales[i], self.floor[i].to(x)
+        window = self.get_buffer(f"window_{size}").to(x)
         a, b = magnitudes(x, window), magnitudes(y, window)
         log_ratio = ((a + floor).log() - (b + floor).log()).abs()
         if mask is None:
-            cells = torch.full_like(a[:, 0, 0], a[0].numel())
+            cells = a.new_tensor(a[0].numel())
         else:
             valid = frame_mask(mask, size)
             log_ratio = log_ratio * valid[:, None]
             cells = valid.sum(1).clamp_min(1) * a.shape[1]
         # −50 dB re the peak where floor_db is −70: an almost silent clip must not outweigh the whole batch.
         quietest = 10 * floor * cells.sqrt()
-        relative = torch.linalg.vector_norm(a - b, dim=(1, 2)) / torch.linalg.vector_norm(a, dim=(1, 2)).clamp_min(quietest)
+        loudness = torch.linalg.vector_norm(a, dim=(1, 2)).maximum(quietest)
+        relative = torch.linalg.vector_norm(a - b, dim=(1, 2)) / loudness
         return relative + log_ratio.sum((1, 2)) / cells
 
     @torch.no_grad()
@@ -178,6 +179,6 @@ class SpectralLikelihood(nn.Module):
         """Fixes the floors: the median over clips of the clip's peak magnitude, `floor_db` lower; silent clips aside."""
         x = x.float() if mask is None else x.float() * mask
         for i, size in enumerate(self.scales):
-            peak = magnitudes(x, self.get_buffer(f"window_{size}")).amax((1, 2))
+            peak = magnitudes(x, self.get_buffer(f"window_{size}").to(x)).amax((1, 2))
             if (peak > 0).any():
                 self.floor[i] = peak[peak > 0].median() * 10 ** (self.floor_db / 20)

@@ -1,5 +1,6 @@
 """From encoder features to q(z|x): the Gaussian head, and flows on it."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -72,7 +73,7 @@ class FlowPosterior(nn.Module):
         units: int,
         kind: Literal["realnvp", "iaf"] = "realnvp",
         transforms: int = 3,
-        hidden: tuple[int, ...] = (64, 64),
+        hidden: Sequence[int] = (64, 64),
         context: int = 32,
         parametrisation: Literal["log_variance", "scale"] = "log_variance",
         scale_floor: float = 1e-4,

@@ -1,5 +1,6 @@
 """p(z): the standard Gaussian, and flows on it."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -32,7 +33,7 @@ class FlowPrior(nn.Module):
         units: int,
         kind: Literal["maf", "nsf", "realnvp"] = "maf",
         transforms: int = 3,
-        hidden: tuple[int, ...] = (64, 64),
+        hidden: Sequence[int] = (64, 64),
     ) -> None:
         super().__init__()
         if kind not in ("maf", "nsf", "realnvp"):

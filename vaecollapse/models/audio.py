@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..batch import Batch
-from ..distributions.likelihoods import MaskedIndependent, SpectralLikelihood
-from ..nn.audio import POOLS, AudioDecoder, AudioEncoder, Pool, plan
+from ..distributions.likelihoods import SpectralLikelihood
+from ..nn.audio import POOLS, AudioDecoder, AudioEncoder, plan
 from ..nn.spectral import LogMel, frame_mask
 from ..refusal import Refused
 from ..vae import VAE
@@ -23,8 +23,8 @@ class LogMelDensity(Distribution):
     arg_constraints = {}
     normalised = True
 
-    def __init__(self, density: MaskedIndependent, features: LogMel, waveform: Tensor) -> None:
-        self.density, self.features, self.waveform = density, features, waveform
+    def __init__(self, density: Distribution, features: LogMel, waveform: Tensor, mask: Tensor | None) -> None:
+        self.density, self.features, self.waveform, self.mask = density, features, waveform, mask
         super().__init__(waveform.shape[:1], waveform.shape[1:], validate_args=False)
 
     @property
@@ -32,14 +32,14 @@ class LogMelDensity(Distribution):
         return self.waveform
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.density.log_prob(self.features(value))
+        return self.density.log_prob(self.features(_silenced(value, self.mask)))
 
 
 class AudioVAE(VAE):
     """x (batch, time) mono, one z of `latent_dim` units per clip; architecture in the family of RAVE (Caillon 2021).
 
     With `SpectralLikelihood` the distortion is a distance of waveforms. Any other likelihood is a density and is
-    applied to fixed log-mel features (at most 64 mels, padding masked), so that −ELBO bounds the features' NLL.
+    applied to fixed log-mel features (40 mels unless `mels` says, padding masked), so that −ELBO bounds the features' NLL.
     Networks see waveforms divided by the data's level, which `calibrate` fixes before training (0.1 until then).
     """
 
@@ -56,13 +56,13 @@ class AudioVAE(VAE):
         likelihood: nn.Module,
         capacity: int = 8,
         max_channels: int = 256,
-        pool: Pool = "flatten",
+        pool: str = "flatten",
         dilations: Sequence[int] = (1, 3),
         residual_units: int = 2,
-        mels: int = 40,
+        mels: int | None = None,
     ) -> None:
         super().__init__()
-        _refuse(tuple(event_shape), pool, capacity, max_channels, latent_dim, mels)
+        _refuse(tuple(event_shape), pool, capacity, max_channels, latent_dim)
         layout = plan(
             length=event_shape[0],
             capacity=capacity,
@@ -75,9 +75,11 @@ class AudioVAE(VAE):
         self.prior_head = prior(units=latent_dim)
         self.decoder = AudioDecoder(plan=layout, latent=latent_dim, units=residual_units)
         self.likelihood = likelihood
-        self.features = None
-        if not isinstance(likelihood, SpectralLikelihood):
-            self.features = LogMel(sample_rate=sample_rate, mels=mels)
+        self.features = None if isinstance(likelihood, SpectralLikelihood) else LogMel(
+            sample_rate=sample_rate, mels=_mels(mels)
+        )
+        if self.features is None and mels is not None:
+            raise Refused(f"mels={mels} has no effect on a spectral distance: drop it, or take likelihood=normal|laplace")
         self.register_buffer("level", torch.tensor(0.1))
 
     def encode(
@@ -86,8 +88,7 @@ class AudioVAE(VAE):
         context: Tensor | None = None,
         mask: Bool[Tensor, "batch time"] | None = None,
     ) -> Distribution:
-        silenced = x if mask is None else x * mask
-        return self.posterior_head(self.encoder(silenced / self.level, mask))
+        return self.posterior_head(self.encoder(_silenced(x, mask) / self.level, mask))
 
     def prior(self, context: Tensor | None = None) -> Distribution:
         return self.prior_head(context)
@@ -102,19 +103,18 @@ class AudioVAE(VAE):
         if self.features is None:
             return self.likelihood(waveform, mask)
         with torch.autocast(z.device.type, enabled=False):
-            audible = waveform.float() if mask is None else waveform.float() * mask
-            mean = self.features(audible)
+            mean = self.features(_silenced(waveform, mask))
             frames = None
             if mask is not None:
                 frames = frame_mask(mask, self.features.size).unsqueeze(1).expand_as(mean)
-            return LogMelDensity(self.likelihood(mean, frames), self.features, waveform)
+            return LogMelDensity(self.likelihood(mean, frames), self.features, waveform, mask)
 
     @torch.no_grad()
     def calibrate(self, batch: Batch) -> None:
         """Fixes the waveform's level and the floors of distance or features, from training clips, before step 1."""
-        audible = batch.x if batch.mask is None else batch.x * batch.mask
-        seconds = torch.full_like(audible[:, 0], audible.shape[1]) if batch.mask is None else batch.mask.sum(1)
-        rms = (audible.square().sum(1) / seconds.clamp_min(1)).sqrt()
+        audible = _silenced(batch.x, batch.mask)
+        samples = torch.full_like(audible[:, 0], audible.shape[1]) if batch.mask is None else batch.mask.sum(1)
+        rms = (audible.square().sum(1) / samples.clamp_min(1)).sqrt()
         if (rms > 0).any():
             self.level.copy_(rms[rms > 0].median())
         if self.features is not None:
@@ -141,9 +141,11 @@ class AudioVAE(VAE):
         ]
 
 
-def _refuse(
-    event_shape: tuple[int, ...], pool: str, capacity: int, max_channels: int, latent_dim: int, mels: int
-) -> None:
+def _silenced(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x * mask
+
+
+def _refuse(event_shape: tuple[int, ...], pool: str, capacity: int, max_channels: int, latent_dim: int) -> None:
     if len(event_shape) != 1:
         raise Refused(f"an audio model takes mono waveforms, event shape (time,), but got {event_shape}: "
                          "use dataset=audio_folder or dataset=drums")
@@ -157,5 +159,10 @@ def _refuse(
                          f"max_channels={max_channels}: lower capacity or raise model.max_channels")
     if latent_dim < 1:
         raise Refused(f"expected at least one latent unit, but got latent_dim={latent_dim}: try latent_dim=16")
+
+
+def _mels(asked: int | None) -> int:
+    mels = 40 if asked is None else asked
     if not 1 <= mels <= 64:
         raise Refused(f"expected 1 to 64 mels, but got {mels}: try model.mels=40")
+    return mels

@@ -1,7 +1,5 @@
 """The linear VAE, whose optimum is known in closed form: the house's truth."""
 
-import math
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -32,8 +30,9 @@ class LinearVAE(VAE):
         self.prior_head = NormalPrior(units=latent_dim)
         self.likelihood = likelihood
         with torch.no_grad():
-            # The encoder starts as the decoder's transpose, so no unit begins on the far side of a saddle.
-            nn.init.normal_(self.decoder.weight, std=1 / math.sqrt(event_shape[0]))
+            # Orthogonal columns, and the encoder as their transpose: the slow part of training is turning the units
+            # into the eigenvectors, and from a Gaussian start it takes three times as long.
+            nn.init.orthogonal_(self.decoder.weight)
             self.encoder.weight.copy_(self.decoder.weight.T)
             nn.init.zeros_(self.encoder.bias)
             nn.init.zeros_(self.decoder.bias)

@@ -57,10 +57,11 @@ class LogMel(nn.Module):
         self.register_buffer("floor", torch.tensor(0.1 * 10 ** (floor_db / 20)))
 
     def mel(self, x: Float[Tensor, "batch time"]) -> Float[Tensor, "batch mels frames"]:
-        return self.get_buffer("filters") @ magnitudes(x, self.get_buffer("window"))
+        return self.get_buffer("filters").to(x) @ magnitudes(x, self.get_buffer("window").to(x))
 
     def forward(self, x: Float[Tensor, "batch time"]) -> Float[Tensor, "batch mels frames"]:
-        return (self.mel(x) + self.floor).log()
+        with torch.autocast(x.device.type, enabled=False):
+            return (self.mel(x.float()) + self.floor.float()).log()
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "batch time"]) -> None:

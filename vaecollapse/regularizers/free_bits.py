@@ -15,14 +15,14 @@ from ..refusal import Refused
 from .base import Regularizer
 from .coefficients import Coefficient
 
-Grouping = Literal["unit", "token", "all"]
+GROUPINGS = ("unit", "token", "all")
 
 
 class Form(NamedTuple):
     """Where the batch mean is taken, what is compared, and what happens to a group at or below the floor."""
 
     batch_inside: bool
-    groups: Grouping | None
+    groups: str | None
     below: Literal["floor", "zero", "subtract"]
 
 
@@ -36,7 +36,7 @@ FORMS = {
 }
 
 
-def grouped(kl: Float[Tensor, "batch *unit"], groups: Grouping) -> Float[Tensor, "batch groups"]:
+def grouped(kl: Float[Tensor, "batch *unit"], groups: str) -> Float[Tensor, "batch groups"]:
     """The mean over each group's units, in nats per unit; `token` groups by the first latent axis."""
     if groups == "all":
         return kl.flatten(1).mean(1, keepdim=True)
@@ -87,19 +87,21 @@ class FreeBits(Regularizer):
         *,
         weight: Coefficient,
         floor: float,
-        form: Literal["auto", "batch_unit", "sample_unit", "sample_unit_mask", "sample_total", "batch_total", "hinge"]
-        = "auto",
-        groups: Grouping = "unit",
-        scale: Literal["one", "units"] = "one",
-        mean_batch: Literal["inside", "outside"] = "outside",
+        form: str = "auto",
+        groups: str = "unit",
+        scale: str = "one",
+        mean_batch: str = "outside",
     ) -> None:
         super().__init__(weight=weight)
         if form != "auto" and form not in FORMS:
             raise Refused(f"regularizer.form={form} is no form of free bits: take auto, {', '.join(FORMS)}")
         if not 0 <= floor < float("inf"):
             raise Refused(f"a floor is a number of nats of at least 0, but free_bits={floor}: try free_bits=0.1")
-        if groups not in ("unit", "token", "all"):
+        if groups not in GROUPINGS:
             raise Refused(f"regularizer.groups={groups} is no grouping: take unit, token or all")
+        if scale not in ("one", "units") or mean_batch not in ("inside", "outside"):
+            raise Refused(f"expected regularizer.scale one or units and regularizer.mean_batch inside or outside, but got "
+                          f"scale={scale} mean_batch={mean_batch}")
         if form != "hinge" and (scale != "one" or mean_batch != "outside"):
             raise Refused(f"scale and mean_batch belong to the hinge, but form={form}: set regularizer.form=hinge")
         self.floor, self.form, self.groups, self.scale = float(floor), form, groups, scale

@@ -1,0 +1,184 @@
+"""The law of the verdicts, and one planted condition for each state these readings decide."""
+
+import math
+
+import pytest
+import torch
+from planted import (
+    EIGENVALUES, Planted, blind, collapsed, constant, findings_on, gaussian_data, informative, optimum, verdict_on,
+)
+
+from vaecollapse.config import VERDICTS
+from vaecollapse.detectors.base import Finding
+from vaecollapse.diagnosis import MEANING, STATES, Facts, diagnose
+from vaecollapse.refusal import Refused
+from vaecollapse.regularizers.beta import Beta
+from vaecollapse.regularizers.coefficients import Constant
+from vaecollapse.regularizers.free_bits import FreeBits
+from vaecollapse.elbo import Progress
+
+
+@pytest.mark.parametrize("n", [500, 10_000])
+@pytest.mark.parametrize("share", [1e-4, 1e-2, 0.1, 0.5])
+@pytest.mark.parametrize("units", [1, 3, 8, 12])
+def test_the_closed_form_optimum_is_healthy(units: int, share: float, n: int) -> None:
+    e = share * EIGENVALUES[0]
+    verdict = verdict_on(optimum(units, e=e), gaussian_data(n, seed=units), gaussian_data(n, seed=99))
+    assert verdict.verdict == "healthy", verdict
+    active = min(units, sum(value > e for value in EIGENVALUES))
+    assert verdict.readings["dead_units"].value >= units - active
+    assert ("unused_units" in verdict.mechanisms) == (verdict.readings["dead_units"].value > 0)
+
+
+@pytest.mark.parametrize("n", [500, 10_000])
+@pytest.mark.parametrize("share", [1.0, 1.5, 10.0])
+def test_beyond_the_largest_eigenvalue_it_is_collapsed(share: float, n: int) -> None:
+    verdict = verdict_on(optimum(5, e=share * EIGENVALUES[0]), gaussian_data(n), gaussian_data(n, seed=99))
+    assert verdict.verdict == "posterior_collapse"
+    assert verdict.readings["rate"].value == pytest.approx(0, abs=1e-12)
+    assert verdict.readings["information_rank"].value == 0
+
+
+@pytest.mark.parametrize(("encoder", "decoder", "state"), [
+    (collapsed, blind, "posterior_collapse"),
+    (constant, blind, "fake_rate"),
+    (informative, blind, "bypassed_latent"),
+    (informative, lambda z: torch.cat([z / 2, torch.zeros_like(z)], 1), "healthy"),
+])
+def test_planted_conditions_are_named(encoder, decoder, state: str) -> None:
+    verdict = verdict_on(Planted(encoder, decoder), gaussian_data(600), gaussian_data(600, seed=1))
+    assert verdict.verdict == state
+    assert len(verdict.deciding) == 3
+    assert all(name in verdict.readings for name in verdict.deciding)
+
+
+def test_a_memorising_model_is_overfit() -> None:
+    train, held_out = gaussian_data(600), gaussian_data(600, seed=1)
+    book = torch.randn(600, 4, generator=torch.Generator().manual_seed(3)).double() * 3
+
+    def encoder(x):
+        """A random code for each training example, the nearest one's for any other: no neighbourhood survives."""
+        return book[torch.cdist(x, train).argmin(1)], torch.full((len(x), 4), 0.05).double()
+
+    def decoder(z):
+        return train[torch.cdist(z, book).argmin(1)]
+
+    def shuffled(x):
+        known = torch.cdist(x, train).min(1).values < 1e-9
+        code, scale = encoder(x)
+        return torch.where(known[:, None], code, book[(x[:, 0] * 1e6).long().abs() % 600]), scale
+
+    assert verdict_on(Planted(shuffled, decoder), held_out, train).verdict == "overfit"
+
+
+def test_an_autoencoder_is_a_variance_collapse() -> None:
+    vae = optimum(5, e=1e-6, beta=1e-6)  # s = 1, and a nat costs a millionth of the ELBO's price
+    verdict = verdict_on(vae, gaussian_data(600), gaussian_data(600, seed=1))
+    assert verdict.verdict == "variance_collapse"
+    assert verdict.readings["price_of_a_nat"].value == pytest.approx(1e-6, rel=0.1)
+
+
+def test_half_of_what_the_data_offers_is_a_partial_collapse() -> None:
+    half = optimum(2, e=0.35)
+    assert verdict_on(half, gaussian_data(600), facts=Facts(forecast=5)).verdict == "partial_collapse"
+    assert verdict_on(half, gaussian_data(600), facts=Facts(forecast=3)).verdict == "healthy"
+
+
+@pytest.mark.parametrize("facts", [Facts(fault="the KL is not finite at step 3"), Facts(units=0)])
+def test_divergence_precedes_everything(facts: Facts) -> None:
+    found = findings_on(Planted(informative, blind), gaussian_data(64))
+    found["rate"] = found["rate"]._replace(value=float("nan") if facts.fault is None else 3.0)
+    assert diagnose(found, facts=facts).verdict == "diverged"
+
+
+def test_nothing_is_said_in_the_first_steps_but_that_z_has_value() -> None:
+    early = Facts(finished=False, share=0.05, epochs=0)
+    x = gaussian_data(600)
+    assert verdict_on(Planted(constant, blind), x, facts=early).verdict == "too_early"
+    assert verdict_on(optimum(3, e=1.0), x, facts=early).verdict == "healthy"
+    for later in (early._replace(share=0.1), early._replace(epochs=2)):
+        assert verdict_on(Planted(constant, blind), x, facts=later).verdict == "fake_rate"
+
+
+@pytest.mark.parametrize("n", [64, 499])
+def test_few_examples_neither_absolve_nor_convict_an_absent_gap(n: int) -> None:
+    assert verdict_on(Planted(constant, blind), gaussian_data(n)).verdict == "inconclusive"
+
+
+def test_health_needs_sixty_four_examples() -> None:
+    assert verdict_on(optimum(3, e=1.0), gaussian_data(63)).verdict == "inconclusive"
+    assert verdict_on(optimum(3, e=1.0), gaussian_data(64)).verdict == "healthy"
+
+
+@pytest.mark.parametrize(("encoder", "state"), [
+    (collapsed, "posterior_collapse"), (constant, "fake_rate"), (informative, "inconclusive"),
+])
+def test_without_a_decoder_it_convicts_or_abstains_and_never_acquits(encoder, state: str) -> None:
+    vae = Planted(encoder, blind)
+    vae.decodes = False
+    verdict = verdict_on(vae, gaussian_data(600))
+    assert verdict.verdict == state
+    assert any("value of z" in wanted for wanted in verdict.missing)
+
+
+@pytest.mark.parametrize("floor", [2.0, 2.2])
+def test_a_rate_at_its_floor_is_pinned(floor: float) -> None:
+    regularizer = FreeBits(weight=Constant(value=1.0), floor=floor)
+    verdict = verdict_on(Planted(constant, blind), gaussian_data(600), price=lambda elbo: regularizer(elbo, Progress()))
+    assert "rate_pinned" in verdict.mechanisms
+    assert verdict.verdict == "fake_rate"
+
+
+@pytest.mark.parametrize(("regularizer", "mechanism"), [
+    (Beta(weight=Constant(value=0.0)), "inert_penalty"),
+    (FreeBits(weight=Constant(value=1.0), floor=5.0), "inert_penalty"),
+    (Beta(weight=Constant(value=1.0)), "schedule_not_applied"),
+])
+def test_a_penalty_that_does_not_act_is_named(regularizer, mechanism: str) -> None:
+    """The last: the run declares 4 for its end, and 1 acts."""
+    price = lambda elbo: regularizer(elbo, Progress())  # noqa: E731
+    verdict = verdict_on(optimum(3, e=1.0), gaussian_data(600), facts=Facts(weight=4.0), price=price)
+    assert mechanism in verdict.mechanisms
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_the_loss_unit_of_a_distance_changes_nothing(factor: float) -> None:
+    class Distance(Planted):
+        unit = 1.0
+
+        @property
+        def normalised(self) -> bool:
+            return False
+
+        def distortion(self, batch, z):
+            return self.unit * (batch.x - self.decoder(z)).abs().mean(1)
+
+        def between(self, batch, z, other):
+            return self.unit * (batch.x - batch.x[other]).abs().mean(1)
+
+    for decoder in (blind, lambda z: torch.cat([z / 2, torch.zeros_like(z)], 1)):
+        vae = Distance(informative, decoder)
+        before = verdict_on(vae, gaussian_data(600))
+        vae.unit = factor
+        after = verdict_on(vae, gaussian_data(600))
+        assert (before.verdict, before.mechanisms) == (after.verdict, after.mechanisms)
+        assert after.readings["gap"].value == pytest.approx(factor * before.readings["gap"].value)
+
+
+def test_names_agree_everywhere() -> None:
+    assert set(STATES) == set(MEANING) == set(VERDICTS)
+
+
+def test_the_verdict_is_json_with_the_promised_fields() -> None:
+    content = verdict_on(optimum(3, e=1.0), gaussian_data(600)).as_dict()
+    promised = {"verdict", "confidence", "mechanisms", "findings", "refuted", "missing", "readings", "prescriptions"}
+    assert promised <= set(content)
+    assert {"rate", "gap", "information_rank", "price_of_a_nat", "mi"} <= set(content["readings"])
+    assert all({"value", "se", "n"} <= set(reading) for reading in content["readings"].values())
+    assert math.isfinite(content["readings"]["gap"]["value"])
+
+
+def test_no_reading_no_verdict() -> None:
+    with pytest.raises(Refused, match="at least one reading"):
+        diagnose({})
+    assert diagnose({"rate": Finding("rate", 3.0, 0.1, 10)}).verdict == "inconclusive"
