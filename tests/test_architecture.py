@@ -36,7 +36,7 @@ def test_every_public_name_is_there(name):
 
 def test_an_unknown_public_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'colapse'"):
-        vaecollapse.colapse  # noqa: B018
+        vaecollapse.colapse
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,6 +1,7 @@
 """The command line: what is imported when, what is said, what is left behind, and the exit codes."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -29,6 +30,11 @@ class Here:
         self.patch, self.folder, self.jobs = monkeypatch, folder, []
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "path", list(sys.path))
+        # Hydra and the command line add handlers, bound to the stderr of one test
+        for name in (None, "vaecollapse"):
+            log = logging.getLogger(name)
+            monkeypatch.setattr(log, "handlers", list(log.handlers))
+            monkeypatch.setattr(log, "level", log.level)
 
     def __call__(self, *arguments: str, work=lambda cfg, directory, overrides: "healthy") -> int:
         def train(cfg, directory, overrides):
@@ -179,7 +185,7 @@ def test_a_job_gets_its_configuration_directory_and_overrides(here):
         return "healthy"
 
     assert here("beta=0.3", "prior=nsf", work=work) == 0
-    (cfg, directory, overrides), = here.jobs
+    ((cfg, directory, overrides),) = here.jobs
     assert (cfg.beta, cfg.prior.kind, overrides) == (0.3, "nsf", ["beta=0.3", "prior=nsf"])
     assert here.runs() == [directory]
     assert sorted(path.name for path in directory.iterdir()) == ["verdict.json"], "and nothing of Hydra's"
@@ -293,8 +299,6 @@ def test_a_sweep_over_what_nothing_reads_is_refused_and_leaves_nothing(here, tmp
 
 
 def test_the_packages_log_lines_reach_the_terminal(here, capfd):
-    import logging
-
     def work(cfg, directory, overrides):
         logging.getLogger("vaecollapse.somewhere").info("three of five directions")
         return "healthy"
@@ -323,7 +327,9 @@ def test_a_prescription_can_be_checked_inside_a_running_job(here, tmp_path):
 
 
 def test_ones_own_package_beside_the_command_is_importable(here, tmp_path):
-    (tmp_path / "my_own_vae.py").write_text("class MyVAE:\n    def __init__(self, *, width):\n        self.width = width\n")
+    (tmp_path / "my_own_vae.py").write_text(
+        "class MyVAE:\n    def __init__(self, *, width):\n        self.width = width\n"
+    )
     built = []
 
     def work(cfg, directory, overrides):

@@ -101,10 +101,12 @@ class Session:
                 raise Refused(sentence)
             self.say(f"warning: {sentence}")
         _show_log()
-        sys.path.append(os.getcwd())  # a console script does not see the user's own package beside it
+        if os.getcwd() not in sys.path:  # a console script does not see the user's own package beside it
+            sys.path.append(os.getcwd())
         from .tasks import train as task
 
         outcome = task(cfg, directory, overrides)
+        show(outcome.diagnosis, directory)
         if outcome.verdict in cfg.fail_on:
             self.codes.add(FAIL_ON)
 
@@ -142,6 +144,23 @@ class Session:
     def interrupted(self) -> int:
         self.say("interrupted")
         return INTERRUPTED
+
+
+def show(verdict, directory: Path) -> None:
+    """The table at the end, on stdout: it is what the command was asked for."""
+    from rich.console import Console
+
+    from .table import verdict_table
+
+    console = Console(highlight=False)
+    if verdict is not None:
+        console.print()
+        console.print(verdict_table(verdict))
+    try:
+        directory = directory.relative_to(Path.cwd())
+    except ValueError:
+        pass
+    console.print(f"{'run':>10}  {directory}", style="dim", soft_wrap=True)
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

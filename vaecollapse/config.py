@@ -60,6 +60,7 @@ class Knobs:
     pool: str | None = None
     warmup: float = MISSING
     lr: float = MISSING
+    lr_end: float = MISSING
     batch_size: int = MISSING
     seed: int = MISSING
     max_epochs: int = MISSING
@@ -71,7 +72,10 @@ class Knobs:
                 f"warmup={self.warmup:g} is a share of training, so the warm-up would end after training: "
                 "give a number from 0 to 1, such as warmup=0.3"
             )
+        if self.lr_end > 1:
+            raise Refused(f"lr_end={self.lr_end:g} is the share of lr left at the end: give a number from 0 to 1")
         for name, low, advice in (
+            ("lr_end", 0.0, "give the share of lr left at the end, such as lr_end=0.1"),
             ("beta", 0.0, "try beta=1"),
             ("free_bits", 0.0, "try free_bits=0.1, or free_bits=0 for no floor"),
             ("capacity", 1, "try capacity=8"),

@@ -73,7 +73,7 @@ class Training(LightningModule):
         self.loss_sum = self.get_buffer("loss_sum") + objective.loss.detach()
         self.losses += 1
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
-            self.record(objective, float(elbo.distortion.mean()), float(elbo.rate.mean()))
+            self.record(objective, float(elbo.distortion.detach().mean()), float(elbo.rate.detach().mean()))
         return objective.loss
 
     def record(self, objective: Objective, distortion: float, rate: float) -> None:
@@ -81,8 +81,8 @@ class Training(LightningModule):
         numbers: dict[str, float] = {
             "train/distortion": distortion,
             "train/latent/rate": rate,
-            "train/objective/total": float(objective.loss),
-            "train/objective/penalty": float(objective.penalty),
+            "train/objective/total": float(objective.loss.detach()),
+            "train/objective/penalty": float(objective.penalty.detach()),
             "train/objective/weight_applied": float(objective.weight.mean()),
             "train/objective/weight_declared": float(objective.declared),
             "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],

@@ -101,7 +101,7 @@ def test_rank_is_invariant_to_linear_maps_of_z(transform: torch.Tensor) -> None:
     means = (torch.randn(1000, 4, generator=generator).double() * between.double().diagonal().sqrt()) @ a.T
     detector.accumulate("mean", means)
     detector.outer, detector.within = means.T @ means, 1000 * a @ a.T
-    assert float(detector.compute()) == 2
+    assert float(detector.reading()) == 2
 
 
 def test_a_collapsed_flow_has_rank_zero_after_debiasing() -> None:
@@ -117,10 +117,10 @@ def test_a_collapsed_flow_has_rank_zero_after_debiasing() -> None:
     detector.accumulate("mean", mean)
     detector.outer, detector.within = mean.T @ mean, covariance.sum(0)
     detector.draws = torch.tensor(0.0)
-    undebiased = float(detector.compute())
+    undebiased = float(detector.reading())
     detector.draws = torch.tensor(float(draws or 0))
     assert undebiased == 6
-    assert float(detector.compute()) == 0
+    assert float(detector.reading()) == 0
 
 
 def test_kl_never_goes_negative_near_collapse_in_float32() -> None:

@@ -242,7 +242,7 @@ def test_state_survives_a_checkpoint():
         ({"pool": "max"}, "flatten, mean, meanstd, strided"),
         ({"capacity": 300}, "max_channels"),
         ({"latent_dim": 0}, "latent_dim=16"),
-        ({"mels": 40}, "no effect"),
+        ({"mels": 40}, "does nothing"),
         ({"mels": 65, "likelihood": NormalLikelihood()}, "64 mels"),
     ],
 )

@@ -28,7 +28,7 @@ class ActiveUnits(Detector):
         spread = (self.mean_square - self.mean_sum.square() / n) / (n - 1)
         return (spread - self.mean("noise")).clamp(min=0)
 
-    def compute(self) -> Tensor:
+    def reading(self) -> Tensor:
         if self.count("mean") < 2:
             return torch.tensor(torch.nan, dtype=torch.float64)
         return (self.variance() > self.threshold).sum().double()
@@ -36,7 +36,7 @@ class ActiveUnits(Detector):
     def findings(self) -> list[Finding]:
         if self.count("mean") < 2:
             return [undefined("active_units", "fewer than two examples")]
-        return [Finding("active_units", float(self.compute()), None, self.count("mean"), threshold=self.threshold)]
+        return [Finding("active_units", float(self.reading()), None, self.count("mean"), threshold=self.threshold)]
 
     def per_unit(self) -> dict[str, Tensor]:
         return {"var_mean": self.variance()} if self.count("mean") > 1 else {}

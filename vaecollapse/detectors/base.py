@@ -90,8 +90,12 @@ class Detector(Metric, ABC):
         """Takes in one block of examples."""
 
     @abstractmethod
+    def reading(self) -> Tensor:
+        """The reading of the states at hand (NaN where not defined)."""
+
     def compute(self) -> Tensor:
-        """The reading (NaN where not defined)."""
+        """The reading. (Findings call `reading`: torchmetrics' wrapper of this method would undo `read`'s sync.)"""
+        return self.reading()
 
     def read(self) -> list[Finding]:
         """`findings` over the examples of all ranks."""

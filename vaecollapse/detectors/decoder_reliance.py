@@ -68,7 +68,7 @@ class DecoderReliance(Detector):
         one.permutations = 1
         return one
 
-    def compute(self) -> Tensor:
+    def reading(self) -> Tensor:
         return self.mean("gap") if self.count("gap") else torch.tensor(torch.nan, dtype=torch.float64)
 
     def size(self) -> float:
@@ -84,7 +84,7 @@ class DecoderReliance(Detector):
         n = self.count("gap")
         if not n:
             return [undefined("gap", "the model was not decoded (or has a condition, or one example a block)")]
-        value, se, size = float(self.compute()), self.se("gap"), self.size()
+        value, se, size = float(self.reading()), self.se("gap"), self.size()
         found = [
             Finding("gap", value, se, n, judge(value, se, n, absent_below=size, **self.examples), size),
             Finding("distortion", float(self.mean("own")), self.se("own"), n),

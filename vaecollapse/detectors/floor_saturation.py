@@ -44,7 +44,7 @@ class FloorSaturation(Detector):
         self.accumulate("kl", kl)
         self.accumulate("zero", objective.scalars["zero_gradient"].expand(n))
 
-    def compute(self) -> Tensor:
+    def reading(self) -> Tensor:
         """The share of groups in the binding band (NaN without a floor)."""
         if not self.count("kl") or self.floor <= 0:
             return torch.tensor(torch.nan, dtype=torch.float64)
@@ -60,7 +60,7 @@ class FloorSaturation(Detector):
                      Finding("weight_declared", float(self.mean("declared")), None, n)]
         if not self.count("kl") or self.floor <= 0:
             return [undefined("floor_saturation", "the objective has no floor"), *found]
-        n, share, kl = self.count("kl"), float(self.compute()), self.mean("kl")
+        n, share, kl = self.count("kl"), float(self.reading()), self.mean("kl")
         mean, after = float(kl.mean()), float((kl - self.floor).clamp(min=0).mean())
         return [
             Finding("floor_saturation", share, None, n, "material" if share >= self.pinned else "measured", self.pinned),

@@ -57,13 +57,13 @@ class InformationRank(Detector):
             between = between - within / self.draws
         return information_eigenvalues(between, within)
 
-    def compute(self) -> Tensor:
+    def reading(self) -> Tensor:
         if self.count("mean") < 2 or not bool(torch.isfinite(self.outer + self.within).all()):
             return torch.tensor(torch.nan, dtype=torch.float64)
         return (self.eigenvalues() > self.eigenvalue).sum().double()
 
     def findings(self) -> list[Finding]:
-        n, rank = self.count("mean"), float(self.compute())
+        n, rank = self.count("mean"), float(self.reading())
         if rank != rank:
             return [undefined("information_rank", "fewer than two examples, or z is not finite")]
         values, units = self.eigenvalues(), self.mean("mean").numel()

@@ -85,7 +85,7 @@ class MutualInformation(Detector):
         n = len(whole)
         return float(whole.mean()), float(whole.std() / math.sqrt(n)), float(growth), n, n
 
-    def compute(self) -> Tensor:
+    def reading(self) -> Tensor:
         estimate = self.estimate()
         return torch.tensor(torch.nan if estimate is None else estimate[0], dtype=torch.float64)
 

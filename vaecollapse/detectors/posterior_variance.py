@@ -40,7 +40,7 @@ class PosteriorVariance(Detector):
         if floor is not None:
             self.accumulate("floored", (parameters[1].flatten(1) <= self.at_floor * floor).double().mean(1))
 
-    def compute(self) -> Tensor:
+    def reading(self) -> Tensor:
         """The median σ_q/σ_p over the units whose KL exceeds `carries` (all units, where the KL has none)."""
         sigma = self.mean("sigma")
         if self.count("kl"):
@@ -51,7 +51,7 @@ class PosteriorVariance(Detector):
         n = self.count("sigma")
         if not n:
             return [undefined("sigma_median", "the posterior is no Gaussian and no flow on one")]
-        median = float(self.compute())
+        median = float(self.reading())
         known = median == median
         found = [
             Finding("sigma_median", median if known else None, None, n,

@@ -70,19 +70,19 @@ class PriceOfANat(Detector):
             self.accumulate("product", loss * nats)
             self.accumulate("distortion", own.distortion)
 
-    def compute(self) -> Tensor:
+    def reading(self) -> Tensor:
         if not self.count("nats") or self.mean("nats") < self.least:
             return torch.tensor(torch.nan, dtype=torch.float64)
         return self.mean("loss") / self.mean("nats")
 
     def error(self) -> float:
         """Standard error of the ratio by the delta method."""
-        n, ratio, nats = self.count("nats"), float(self.compute()), float(self.mean("nats"))
+        n, ratio, nats = self.count("nats"), float(self.reading()), float(self.mean("nats"))
         spread = (self.loss_square - 2 * ratio * self.product_sum + ratio**2 * self.nats_square) / n
         return math.sqrt(max(0.0, float(spread)) / n) / nats if n > 1 else math.inf
 
     def findings(self) -> list[Finding]:
-        price, n = float(self.compute()), self.count("nats")
+        price, n = float(self.reading()), self.count("nats")
         if price != price:
             return [undefined("price_of_a_nat", "there are no nats to price" if n else "the model was not decoded")]
         error = self.error()

@@ -44,13 +44,13 @@ class Rate(Detector):
         if elbo.kl.ndim > 1:
             self.accumulate("kl", elbo.kl.flatten(1))
 
-    def compute(self) -> Tensor:
+    def reading(self) -> Tensor:
         return self.mean("rate") if self.count("rate") else torch.tensor(torch.nan, dtype=torch.float64)
 
     def findings(self) -> list[Finding]:
         if not self.count("rate"):
             return [undefined("rate", "no example was read")]
-        value, se, n = float(self.compute()), self.se("rate"), self.count("rate")
+        value, se, n = float(self.reading()), self.se("rate"), self.count("rate")
         least = max(self.absent_nats, self.absent_nats_per_unit * int(self.units))
         low = kl_is_low(value, self.low)
         found = [

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
@@ -54,7 +55,9 @@ class FlowDistribution(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         transform = self.transform.inv if self.inverted else self.transform
-        u, log_det = transform.call_and_ladj(value)
+        # zuko's transforms do not broadcast a value against their context
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        u, log_det = transform.call_and_ladj(value.expand(shape))
         return self.base.log_prob(u) + log_det
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,7 +22,7 @@ class MaskedIndependent(Distribution):
     `log_prob` is in nats, summed over the event, shape (batch,).
     """
 
-    arg_constraints = {}
+    arg_constraints: ClassVar = {}  # pyright: ignore[reportAssignmentType]
     has_rsample = True
     normalised = True
 
@@ -57,8 +58,10 @@ class ElementwiseLikelihood(nn.Module):
         super().__init__()
         lowest = 0.004 if learn_scale else 0.0
         if not lowest < scale < math.inf:
-            raise Refused(f"expected a likelihood scale above {lowest}, but got {scale}: rescale the data or set "
-                             "likelihood.scale=1")
+            raise Refused(
+                f"expected a likelihood scale above {lowest}, but got {scale}: rescale the data or set "
+                "likelihood.scale=1"
+            )
         self.learn_scale, self.fixed_scale = learn_scale, scale
         if learn_scale:
             above = math.log(math.expm1(math.log(scale) - LOWEST_LOG_SCALE))
@@ -94,7 +97,7 @@ class LaplaceLikelihood(ElementwiseLikelihood):
 class SpectralDistribution(Distribution):
     """−`log_prob` is a distance, so no density: `normalised` is False, and `mean` is the decoder's waveform."""
 
-    arg_constraints = {}
+    arg_constraints: ClassVar = {}  # pyright: ignore[reportAssignmentType]
     normalised = False
 
     def __init__(self, likelihood: "SpectralLikelihood", waveform: Tensor, mask: Tensor | None) -> None:
@@ -128,11 +131,15 @@ class SpectralLikelihood(nn.Module):
     def __init__(self, *, scales: Sequence[int] = (1024, 256, 64), floor_db: float = -70.0) -> None:
         super().__init__()
         if not scales or any(size < 8 or size % 4 for size in scales):
-            raise Refused(f"STFT scales are window sizes, multiples of 4 from 8 up, but got {list(scales)}: "
-                             "try likelihood.scales=[1024,256,64]")
+            raise Refused(
+                f"STFT scales are window sizes, multiples of 4 from 8 up, but got {list(scales)}: "
+                "try likelihood.scales=[1024,256,64]"
+            )
         if not -120 <= floor_db < 0:
-            raise Refused(f"floor_db is decibels re the data's peak, from -120 to below 0, but got {floor_db}: "
-                             "try likelihood.floor_db=-70")
+            raise Refused(
+                f"floor_db is decibels re the data's peak, from -120 to below 0, but got {floor_db}: "
+                "try likelihood.floor_db=-70"
+            )
         self.scales, self.floor_db = tuple(scales), floor_db
         for size in self.scales:
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
@@ -176,7 +183,7 @@ class SpectralLikelihood(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"] | None = None) -> None:
-        """Fixes the floors: the median over clips of the clip's peak magnitude, `floor_db` lower; silent clips aside."""
+        """Fixes the floors, `floor_db` below the median over clips of the peak magnitude; silent clips aside."""
         x = x.float() if mask is None else x.float() * mask
         for i, size in enumerate(self.scales):
             peak = magnitudes(x, self.get_buffer(f"window_{size}").to(x)).amax((1, 2))

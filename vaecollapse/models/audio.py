@@ -1,6 +1,7 @@
 """A VAE of short recordings: residual convolutions, one latent vector per clip, flows by choice."""
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,7 +9,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..batch import Batch
-from ..distributions.likelihoods import SpectralLikelihood
 from ..nn.audio import POOLS, AudioDecoder, AudioEncoder, plan
 from ..nn.spectral import LogMel, frame_mask
 from ..refusal import Refused
@@ -20,7 +20,7 @@ SHORTEST = 256
 class LogMelDensity(Distribution):
     """p(features of x | z): a proper density of fixed log-mel features, while `mean` is the decoder's waveform."""
 
-    arg_constraints = {}
+    arg_constraints: ClassVar = {}  # pyright: ignore[reportAssignmentType]
     normalised = True
 
     def __init__(self, density: Distribution, features: LogMel, waveform: Tensor, mask: Tensor | None) -> None:
@@ -38,9 +38,9 @@ class LogMelDensity(Distribution):
 class AudioVAE(VAE):
     """x (batch, time) mono, one z of `latent_dim` units per clip; architecture in the family of RAVE (Caillon 2021).
 
-    With `SpectralLikelihood` the distortion is a distance of waveforms. Any other likelihood is a density and is
-    applied to fixed log-mel features (40 mels unless `mels` says, padding masked), so that −ELBO bounds the features' NLL.
-    Networks see waveforms divided by the data's level, which `calibrate` fixes before training (0.1 until then).
+    With `SpectralLikelihood`, or any that says `normalised = False`, the distortion is a distance of waveforms. A
+    density is applied to fixed log-mel features (`mels`, 40 unless given; padding masked), so that −ELBO bounds their
+    NLL. Networks see waveforms divided by the data's level, which `calibrate` fixes before training (0.1 until then).
     """
 
     level: Tensor
@@ -75,11 +75,11 @@ class AudioVAE(VAE):
         self.prior_head = prior(units=latent_dim)
         self.decoder = AudioDecoder(plan=layout, latent=latent_dim, units=residual_units)
         self.likelihood = likelihood
-        self.features = None if isinstance(likelihood, SpectralLikelihood) else LogMel(
-            sample_rate=sample_rate, mels=_mels(mels)
-        )
-        if self.features is None and mels is not None:
-            raise Refused(f"mels={mels} has no effect on a spectral distance: drop it, or take likelihood=normal|laplace")
+        self.features = None
+        if getattr(likelihood, "normalised", True):
+            self.features = LogMel(sample_rate=sample_rate, mels=_mels(mels))
+        elif mels is not None:
+            raise Refused(f"mels={mels} does nothing to a spectral distance: drop it, or set likelihood=normal|laplace")
         self.register_buffer("level", torch.tensor(0.1))
 
     def encode(
@@ -119,8 +119,9 @@ class AudioVAE(VAE):
             self.level.copy_(rms[rms > 0].median())
         if self.features is not None:
             self.features.calibrate(audible)
-        if hasattr(self.likelihood, "calibrate"):
-            self.likelihood.calibrate(batch.x, batch.mask)
+        calibrate = getattr(self.likelihood, "calibrate", None)
+        if callable(calibrate):
+            calibrate(batch.x, batch.mask)
 
     def parameter_table(self) -> list[tuple[str, int]]:
         """(stage, number of parameters), from the waveform down and up again; the sum is the whole model's."""
@@ -147,16 +148,22 @@ def _silenced(x: Tensor, mask: Tensor | None) -> Tensor:
 
 def _refuse(event_shape: tuple[int, ...], pool: str, capacity: int, max_channels: int, latent_dim: int) -> None:
     if len(event_shape) != 1:
-        raise Refused(f"an audio model takes mono waveforms, event shape (time,), but got {event_shape}: "
-                         "use dataset=audio_folder or dataset=drums")
+        raise Refused(
+            f"an audio model takes mono waveforms, event shape (time,), but got {event_shape}: "
+            "use dataset=audio_folder or dataset=drums"
+        )
     if event_shape[0] < SHORTEST:
-        raise Refused(f"an audio model needs clips of at least {SHORTEST} samples, but got {event_shape[0]}: "
-                         "raise the dataset's length")
+        raise Refused(
+            f"an audio model needs clips of at least {SHORTEST} samples, but got {event_shape[0]}: "
+            "raise the dataset's length"
+        )
     if pool not in POOLS:
         raise Refused(f"expected model.pool to be one of {', '.join(POOLS)}, but got {pool!r}: try model.pool=flatten")
     if not 0 < capacity <= max_channels:
-        raise Refused(f"expected 0 < capacity <= max_channels, but got capacity={capacity} and "
-                         f"max_channels={max_channels}: lower capacity or raise model.max_channels")
+        raise Refused(
+            f"expected 0 < capacity <= max_channels, but got capacity={capacity} and "
+            f"max_channels={max_channels}: lower capacity or raise model.max_channels"
+        )
     if latent_dim < 1:
         raise Refused(f"expected at least one latent unit, but got latent_dim={latent_dim}: try latent_dim=16")
 

@@ -20,8 +20,9 @@ class LinearVAE(VAE):
     def __init__(self, *, event_shape: tuple[int, ...], latent_dim: int, likelihood: nn.Module) -> None:
         super().__init__()
         if len(event_shape) != 1:
-            raise Refused(f"the linear VAE takes vectors, event shape (d,), but got {tuple(event_shape)}: "
-                             "use dataset=gaussian")
+            raise Refused(
+                f"the linear VAE takes vectors, event shape (d,), but got {tuple(event_shape)}: use dataset=gaussian"
+            )
         if latent_dim < 1:
             raise Refused(f"expected at least one latent unit, but got latent_dim={latent_dim}: try latent_dim=5")
         self.encoder = nn.Linear(event_shape[0], latent_dim)

@@ -5,7 +5,7 @@ No normalisation crosses examples, and none is needed: residual branches start s
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +16,7 @@ from ..refusal import Refused
 
 POOLS = ("flatten", "mean", "meanstd", "strided")
 SLOPE = 0.2
+M = TypeVar("M", bound=nn.Module)
 
 
 class Stage(NamedTuple):
@@ -41,8 +42,9 @@ def plan(*, length: int, capacity: int, max_channels: int, dilations: Sequence[i
     Channels are min(capacity·2^i, max_channels): uncapped, the last stages hold nearly all parameters. A dilation d is
     kept where 2d is below the stage's length.
 
-    >>> [(s.length, s.channels, s.stride) for s in plan(length=8192, capacity=8, max_channels=256, dilations=(1,)).stages]
-    [(8192, 8, 4), (2048, 16, 4), (512, 32, 4), (128, 64, 4)]
+    >>> layout = plan(length=8192, capacity=8, max_channels=64, dilations=(1,))
+    >>> [(stage.length, stage.channels, stage.stride) for stage in layout.stages], layout.length, layout.channels
+    ([(8192, 8, 4), (2048, 16, 4), (512, 32, 4), (128, 64, 4)], 32, 64)
     """
     stages, frames = [], length
     while frames > (1 if to_one else 64):
@@ -53,7 +55,7 @@ def plan(*, length: int, capacity: int, max_channels: int, dilations: Sequence[i
     return Plan(tuple(stages), frames, min(capacity * 2 ** len(stages), max_channels))
 
 
-def variance_preserving(module: nn.Module) -> nn.Module:
+def variance_preserving(module: M) -> M:
     """He initialisation for the leaky units used here; biases zero. Deep stacks without normalisation need it."""
     for part in module.modules():
         if isinstance(part, (nn.Conv1d, nn.ConvTranspose1d, nn.Linear)):
@@ -104,7 +106,10 @@ class Down(nn.Module):
 
 
 class FiLM(nn.Module):
-    """(1 + γ(z))·x + β(z), per channel (Perez 2018)."""
+    """(1 + tanh γ(z))·x + β(z), per channel (Perez 2018).
+
+    The gain is bounded because the stages multiply it: one extreme z would otherwise be louder by powers of itself.
+    """
 
     def __init__(self, *, units: int, channels: int) -> None:
         super().__init__()
@@ -114,7 +119,7 @@ class FiLM(nn.Module):
         self, x: Float[Tensor, "batch channels frames"], z: Float[Tensor, "batch units"]
     ) -> Float[Tensor, "batch channels frames"]:
         gain, shift = self.affine(z).unsqueeze(-1).chunk(2, 1)
-        return (1 + gain) * x + shift
+        return (1 + gain.tanh()) * x + shift
 
 
 class Up(nn.Module):

@@ -8,9 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def magnitudes(
-    x: Float[Tensor, "batch time"], window: Float[Tensor, " size"]
-) -> Float[Tensor, "batch bins frames"]:
+def magnitudes(x: Float[Tensor, "batch time"], window: Float[Tensor, " size"]) -> Float[Tensor, "batch bins frames"]:
     """|STFT| with hop size/4, centred and zero-padded, divided by half the window's sum: a sine of amplitude a reads a.
 
     >>> magnitudes(torch.sin(torch.arange(4096.0) * torch.pi / 8)[None], torch.hann_window(256)).max().round(decimals=2)
@@ -27,7 +25,7 @@ def frame_mask(mask: Bool[Tensor, "batch time"], size: int) -> Bool[Tensor, "bat
 
 
 def mel_filters(sample_rate: int, size: int, mels: int) -> Float[Tensor, "mels bins"]:
-    """Triangles equally spaced on the mel scale, 2595 log10(1 + f/700), from 0 to half the sample rate; rows sum to 1."""
+    """Triangles equally spaced in mel, 2595 log10(1 + f/700), from 0 to half the sample rate; rows sum to 1."""
     edge = 2595 * math.log10(1 + sample_rate / 2 / 700)
     corners = 700 * (10 ** (torch.linspace(0, edge, mels + 2, dtype=torch.float64) / 2595) - 1)
     bins = torch.linspace(0, sample_rate / 2, size // 2 + 1, dtype=torch.float64)
