@@ -155,7 +155,7 @@ def show(verdict, directory: Path) -> None:
     console = Console(highlight=False)
     if verdict is not None:
         console.print()
-        console.print(verdict_table(verdict))
+        console.print(verdict_table(verdict), soft_wrap=True)  # a command must survive being copied
     try:
         directory = directory.relative_to(Path.cwd())
     except ValueError:

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import subprocess
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -86,7 +87,7 @@ def build_model(cfg: DictConfig, data: VAEData) -> VAE:
     """The model, given those of the data's facts that its constructor names."""
     parameters = inspect.signature(get_class(cfg.model._target_).__init__).parameters
     facts = {name: fact for name, fact in data.facts.items() if name in parameters and name not in cfg.model}
-    vae = instantiate(cfg.model, **facts)
+    vae = instantiate(cfg.model, _partial_=True, _convert_="all")(**facts)  # Hydra would turn a fact's tuple into a list
     if not isinstance(vae, VAE):
         raise Refused(f"model._target_={cfg.model._target_} gives a {type(vae).__name__}, which is no vaecollapse.VAE: "
                       "derive it from vaecollapse.VAE, or watch it in its own trainer with CollapseMonitor(latents=…)")
@@ -183,3 +184,6 @@ def command_of(overrides: Sequence[str]):
 def quiet_lightning() -> None:
     """Our own lines say what runs where; Lightning's banners and hints about loaders do not help."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for module, message in (("lightning", ".*LeafSpec.*"), ("lightning", ".*smaller than the logging interval.*"),
+                            ("lightning", ".*does not have many workers.*")):
+        warnings.filterwarnings("ignore", message=message, module=module)

@@ -1,7 +1,6 @@
 """Normalizing flows: a thin adaptor over zuko (https://github.com/probabilists/zuko)."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from ..refusal import Refused
 
-Kind = Literal["maf", "nsf", "realnvp", "iaf"]
+KINDS = ("maf", "nsf", "realnvp", "iaf")
 
 
 def _zuko():
@@ -69,9 +68,11 @@ class Flow(nn.Module):
     """
 
     def __init__(
-        self, *, kind: Kind, units: int, context: int = 0, transforms: int = 3, hidden: Sequence[int] = (64, 64)
+        self, *, kind: str, units: int, context: int = 0, transforms: int = 3, hidden: Sequence[int] = (64, 64)
     ) -> None:
         super().__init__()
+        if kind not in KINDS:
+            raise Refused(f"expected a flow of kind {', '.join(KINDS)}, but got {kind!r}")
         if units < 2:
             raise Refused(f"a {kind} flow needs at least 2 latent units, but latent_dim={units}: set latent_dim=2 "
                              "or more, or take the Gaussian (posterior=normal prior=normal)")

@@ -1,7 +1,6 @@
 """From encoder features to q(z|x): the Gaussian head, and flows on it."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -36,7 +35,7 @@ class NormalPosterior(nn.Module):
         *,
         features: int,
         units: int,
-        parametrisation: Literal["log_variance", "scale"] = "log_variance",
+        parametrisation: str = "log_variance",
         scale_floor: float = 1e-4,
     ) -> None:
         super().__init__()
@@ -71,11 +70,11 @@ class FlowPosterior(nn.Module):
         *,
         features: int,
         units: int,
-        kind: Literal["realnvp", "iaf"] = "realnvp",
+        kind: str = "realnvp",
         transforms: int = 3,
         hidden: Sequence[int] = (64, 64),
         context: int = 32,
-        parametrisation: Literal["log_variance", "scale"] = "log_variance",
+        parametrisation: str = "log_variance",
         scale_floor: float = 1e-4,
     ) -> None:
         super().__init__()

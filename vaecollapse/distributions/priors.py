@@ -1,7 +1,6 @@
 """p(z): the standard Gaussian, and flows on it."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ class FlowPrior(nn.Module):
         self,
         *,
         units: int,
-        kind: Literal["maf", "nsf", "realnvp"] = "maf",
+        kind: str = "maf",
         transforms: int = 3,
         hidden: Sequence[int] = (64, 64),
     ) -> None:
