@@ -29,8 +29,8 @@ format: setup ## rewrites the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## every benchmark, one after the other
-	@set -e; for file in benchmarks/*.py; do test ! -e $$file || $(BIN)/python $$file; done
+bench: setup ## the figures of benchmarks/README.md: make bench RECORDINGS=path/to/recordings
+	$(BIN)/python benchmarks/reference.py $(RECORDINGS)
 
 clean: ## removes caches and build products; keeps .venv and outputs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

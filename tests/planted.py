@@ -33,8 +33,11 @@ def optimum(units: int, *, e: float, beta: float = 1.0, eigenvalues: Sequence[fl
     """The exact minimum of D + βR at e = β s²."""
     values = torch.tensor(eigenvalues, dtype=torch.float64)
     return LinearVAE.closed_form(
-        covariance=torch.diag(values), mean=torch.zeros(len(values), dtype=torch.float64), latent_dim=units,
-        scale=(e / beta) ** 0.5, beta=beta,
+        covariance=torch.diag(values),
+        mean=torch.zeros(len(values), dtype=torch.float64),
+        latent_dim=units,
+        scale=(e / beta) ** 0.5,
+        beta=beta,
     )
 
 

@@ -5,17 +5,26 @@ import math
 import pytest
 import torch
 from planted import (
-    EIGENVALUES, Planted, blind, collapsed, constant, findings_on, gaussian_data, informative, optimum, verdict_on,
+    EIGENVALUES,
+    Planted,
+    blind,
+    collapsed,
+    constant,
+    findings_on,
+    gaussian_data,
+    informative,
+    optimum,
+    verdict_on,
 )
 
 from vaecollapse.config import VERDICTS
 from vaecollapse.detectors.base import Finding
 from vaecollapse.diagnosis import MEANING, STATES, Facts, diagnose
+from vaecollapse.elbo import Progress
 from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import Constant
 from vaecollapse.regularizers.free_bits import FreeBits
-from vaecollapse.elbo import Progress
 
 
 @pytest.mark.parametrize("n", [500, 10_000])
@@ -39,12 +48,15 @@ def test_beyond_the_largest_eigenvalue_it_is_collapsed(share: float, n: int) -> 
     assert verdict.readings["information_rank"].value == 0
 
 
-@pytest.mark.parametrize(("encoder", "decoder", "state"), [
-    (collapsed, blind, "posterior_collapse"),
-    (constant, blind, "fake_rate"),
-    (informative, blind, "bypassed_latent"),
-    (informative, lambda z: torch.cat([z / 2, torch.zeros_like(z)], 1), "healthy"),
-])
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "state"),
+    [
+        (collapsed, blind, "posterior_collapse"),
+        (constant, blind, "fake_rate"),
+        (informative, blind, "bypassed_latent"),
+        (informative, lambda z: torch.cat([z / 2, torch.zeros_like(z)], 1), "healthy"),
+    ],
+)
 def test_planted_conditions_are_named(encoder, decoder, state: str) -> None:
     verdict = verdict_on(Planted(encoder, decoder), gaussian_data(600), gaussian_data(600, seed=1))
     assert verdict.verdict == state
@@ -110,9 +122,14 @@ def test_health_needs_sixty_four_examples() -> None:
     assert verdict_on(optimum(3, e=1.0), gaussian_data(64)).verdict == "healthy"
 
 
-@pytest.mark.parametrize(("encoder", "state"), [
-    (collapsed, "posterior_collapse"), (constant, "fake_rate"), (informative, "inconclusive"),
-])
+@pytest.mark.parametrize(
+    ("encoder", "state"),
+    [
+        (collapsed, "posterior_collapse"),
+        (constant, "fake_rate"),
+        (informative, "inconclusive"),
+    ],
+)
 def test_without_a_decoder_it_convicts_or_abstains_and_never_acquits(encoder, state: str) -> None:
     vae = Planted(encoder, blind)
     vae.decodes = False
@@ -129,11 +146,15 @@ def test_a_rate_at_its_floor_is_pinned(floor: float) -> None:
     assert verdict.verdict == "fake_rate"
 
 
-@pytest.mark.parametrize(("regularizer", "mechanism"), [
-    (Beta(weight=Constant(value=0.0)), "inert_penalty"),
-    (FreeBits(weight=Constant(value=1.0), floor=5.0), "inert_penalty"),
-    (Beta(weight=Constant(value=1.0)), "schedule_not_applied"),
-])
+@pytest.mark.parametrize(
+    ("regularizer", "mechanism"),
+    [
+        (Beta(weight=Constant(value=0.0)), "inert_penalty"),
+        (Beta(weight=Constant(value=1e-5)), "inert_penalty"),
+        (FreeBits(weight=Constant(value=1.0), floor=5.0), "inert_penalty"),
+        (Beta(weight=Constant(value=1.0)), "schedule_not_applied"),
+    ],
+)
 def test_a_penalty_that_does_not_act_is_named(regularizer, mechanism: str) -> None:
     """The last: the run declares 4 for its end, and 1 acts."""
     price = lambda elbo: regularizer(elbo, Progress())  # noqa: E731

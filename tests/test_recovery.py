@@ -30,9 +30,17 @@ def expected_distortion(cfg, directory, s2: float) -> float:
 def test_the_trained_linear_vae_meets_its_closed_form(s2, beta, active, rate, tmp_path) -> None:
     """Active units exact, R and D within 0.5 %, on the data whose eigenvalues were used."""
     overrides = [
-        "model=linear", f"likelihood.scale={math.sqrt(s2)}", f"beta={beta}", "dataset.examples=2048",
-        "dataset.val_examples=512", f"logger.csv.directory={tmp_path}", "callback.collapse_monitor.final_examples=2048",
-        "batch_size=1024", "max_epochs=600", "trainer.check_val_every_n_epoch=600", "trainer.accelerator=cpu",
+        "model=linear",
+        f"likelihood.scale={math.sqrt(s2)}",
+        f"beta={beta}",
+        "dataset.examples=2048",
+        "dataset.val_examples=512",
+        f"logger.csv.directory={tmp_path}",
+        "callback.collapse_monitor.final_examples=2048",
+        "batch_size=1024",
+        "max_epochs=600",
+        "trainer.check_val_every_n_epoch=600",
+        "trainer.accelerator=cpu",
     ]
     cfg = config.compose(overrides)
     verdict = train(cfg, tmp_path, overrides).diagnosis
@@ -50,9 +58,15 @@ def test_the_trained_linear_vae_meets_its_closed_form(s2, beta, active, rate, tm
 
 
 def test_beyond_the_largest_eigenvalue_training_ends_collapsed_and_says_what_to_type(tmp_path) -> None:
-    overrides = ["model=linear", "beta=8", f"logger.csv.directory={tmp_path}", "max_epochs=60", "trainer.accelerator=cpu"]
+    overrides = [
+        "model=linear",
+        "beta=8",
+        f"logger.csv.directory={tmp_path}",
+        "max_epochs=60",
+        "trainer.accelerator=cpu",
+    ]
     verdict = train(config.compose(overrides), tmp_path, overrides).diagnosis
     assert verdict is not None and verdict.verdict == "posterior_collapse"
-    assert [p.command for p in verdict.prescriptions][0].endswith("beta=0.8")
+    assert verdict.prescriptions[0].command.endswith("beta=0.8")
     for prescription in verdict.prescriptions:
         config.compose(prescription.command.split()[1:])

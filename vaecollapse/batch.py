@@ -24,9 +24,15 @@ class Batch(NamedTuple):
         """`index`, or 0, 1, 2 … where there is none."""
         return torch.arange(len(self.x)) if self.index is None else self.index
 
-    def part(self, rows: slice) -> "Batch":
+    def part(self, rows: slice | Tensor) -> "Batch":
         """Some of the examples."""
-        return Batch(*(None if field is None else field[rows] for field in self))
+        context, mask, index = (None if field is None else field[rows] for field in self[1:])
+        return self._replace(x=self.x[rows], context=context, mask=mask, index=index)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same examples on another device."""
+        context, mask, index = (None if field is None else field.to(device) for field in self[1:])
+        return self._replace(x=self.x.to(device), context=context, mask=mask, index=index)
 
 
 def collate(examples: Sequence[Batch] | Batch) -> Batch:
@@ -37,4 +43,5 @@ def collate(examples: Sequence[Batch] | Batch) -> Batch:
     if isinstance(examples, Batch):
         return examples
     columns = zip(*examples, strict=True)
-    return Batch(*(None if column[0] is None else torch.stack(column) for column in columns))
+    x, *rest = columns
+    return Batch(torch.stack(x), *(None if column[0] is None else torch.stack(column) for column in rest))

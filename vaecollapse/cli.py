@@ -153,13 +153,13 @@ def show(verdict, directory: Path) -> None:
     from .table import verdict_table
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
     if verdict is not None:
         console.print()
         console.print(verdict_table(verdict), soft_wrap=True)  # a command must survive being copied
-    try:
+    if directory.is_relative_to(Path.cwd()):
         directory = directory.relative_to(Path.cwd())
-    except ValueError:
-        pass
     console.print(f"{'run':>10}  {directory}", style="dim", soft_wrap=True)
 
 

@@ -103,16 +103,15 @@ def noise(
 ) -> Float[Tensor, "draws batch *unit"]:
     """Standard normal noise keyed by (seed, epoch, index): the same on any rank, in any batch, in any order."""
     columns = [
-        np.random.Generator(np.random.Philox(key=[seed & 0xFFFFFFFF, int(i)], counter=[0, 0, 0, epoch]))
-        .standard_normal((draws, *unit))
+        np.random.Generator(
+            np.random.Philox(key=[seed & 0xFFFFFFFF, int(i)], counter=[0, 0, 0, epoch])
+        ).standard_normal((draws, *unit))
         for i in index.tolist()
     ]
     return torch.from_numpy(np.stack(columns, axis=1))
 
 
-def draw(
-    distribution: Distribution, eps: Float[Tensor, "*shape"] | None = None
-) -> Float[Tensor, "*shape"]:
+def draw(distribution: Distribution, eps: Float[Tensor, "*shape"] | None = None) -> Float[Tensor, "*shape"]:
     """A reparametrised draw of z; with `eps` the noise is given (a distribution that is no Gaussian and no flow on
     one takes its own)."""
     if eps is None:

@@ -27,7 +27,9 @@ def distinct(x: Tensor) -> list[int]:
     """Positions of the first copy of each example: duplicates buy no evidence."""
     seen: dict[bytes, int] = {}
     for position, row in enumerate(x.detach().cpu()):
-        seen.setdefault(row.contiguous().view(torch.uint8).numpy().tobytes() if row.ndim else row.numpy().tobytes(), position)
+        seen.setdefault(
+            row.contiguous().view(torch.uint8).numpy().tobytes() if row.ndim else row.numpy().tobytes(), position
+        )
     return list(seen.values())
 
 

@@ -40,8 +40,10 @@ def rehearse(vae: VAE, regularizer: Regularizer, batch: Batch) -> Objective:
     vae.train(training[0])
     regularizer.train(training[1])
     if not torch.isfinite(objective.loss):
-        raise Refused(f"the objective of the untrained model is {float(objective.loss)} on the first examples: "
-                      "look at the data's scale, or start with a smaller lr")
+        raise Refused(
+            f"the objective of the untrained model is {float(objective.loss)} on the first examples: "
+            "look at the data's scale, or start with a smaller lr"
+        )
     return objective
 
 

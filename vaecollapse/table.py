@@ -39,23 +39,39 @@ def row(name: str, finding: Finding) -> tuple[str, str, str, str, str]:
 
 def verdict_table(verdict: Verdict) -> RenderableType:
     """The table printed at the end of a run."""
-    head = Text.assemble((verdict.verdict, COLOURS.get(verdict.verdict, "bold red")), f"  {MEANING[verdict.verdict]}  ",
-                         (f"confidence {verdict.confidence}", "dim"))
+    head = Text.assemble(
+        (verdict.verdict, COLOURS.get(verdict.verdict, "bold red")),
+        f"  {MEANING[verdict.verdict]}  ",
+        (f"confidence {verdict.confidence}", "dim"),
+    )
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column, justify in (("reading", "left"), ("value", "right"), ("95 %", "left"), ("matters at", "right"), ("", "left")):
+    for column, justify in (
+        ("reading", "left"),
+        ("value", "right"),
+        ("95 %", "left"),
+        ("matters at", "right"),
+        ("", "left"),
+    ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for name in verdict.deciding:
         table.add_row(*row(name, verdict.readings.get(name, Finding(name, None, status="undefined"))), style="bold")
     for name in BESIDE:
-        if name in verdict.readings and name not in verdict.deciding:
+        if name not in verdict.deciding and name in verdict.readings and verdict.readings[name].value is not None:
             table.add_row(*row(name, verdict.readings[name]), style="dim")
     lines: list[RenderableType] = [head, Padding(table, (1, 0, 1, 2))]
-    labelled = [*(("why", said) for said in verdict.findings), *(("also", name) for name in verdict.mechanisms),
-                *(("ruled out", said) for said in verdict.refuted)]
+    labelled = [
+        *(("why", said) for said in verdict.findings),
+        *(("also", name) for name in verdict.mechanisms),
+        *(("ruled out", said) for said in verdict.refuted),
+    ]
     for label, said in labelled:
         lines.append(Text.assemble((f"{label:>10}  ", "dim"), said))
     for number_, prescription in enumerate(verdict.prescriptions):
-        lines.append(Text.assemble((f"{'try next' if number_ == 0 else 'or':>10}  ", "dim"),
-                                   (prescription.command or " ".join(prescription.overrides), "bold cyan")))
+        lines.append(
+            Text.assemble(
+                (f"{'try next' if number_ == 0 else 'or':>10}  ", "dim"),
+                (prescription.command or " ".join(prescription.overrides), "bold cyan"),
+            )
+        )
         lines.append(Text.assemble(" " * 12, (prescription.why, "dim")))
     return Group(*lines)

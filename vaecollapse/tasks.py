@@ -23,9 +23,10 @@ from . import __version__, config
 from .batch import Batch, collate
 from .callbacks.monitor import CollapseMonitor
 from .datasets.base import VAEData
-from .diagnosis import Prescription, Verdict
+from .diagnosis import Verdict
 from .evaluation import spread
 from .preflight import declared_scale, forecast, rehearse
+from .prescriptions import Prescription
 from .refusal import Refused
 from .run import Run
 from .training import Training
@@ -59,11 +60,16 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     )
     run = Run(directory)
     checkpoint = ModelCheckpoint(
-        dirpath=directory / "checkpoints", filename="best", monitor="val/selection", save_last=True,
+        dirpath=directory / "checkpoints",
+        filename="best",
+        monitor="val/selection",
+        save_last=True,
         enable_version_counter=False,
     )
     trainer: pl.Trainer = instantiate(
-        cfg.trainer, callbacks=[*callbacks.values(), checkpoint], logger=list(loggers.values()),
+        cfg.trainer,
+        callbacks=[*callbacks.values(), checkpoint],
+        logger=list(loggers.values()),
         default_root_dir=str(directory),
     )
     to_precision(module, sample, trainer)
@@ -87,10 +93,13 @@ def build_model(cfg: DictConfig, data: VAEData) -> VAE:
     """The model, given those of the data's facts that its constructor names."""
     parameters = inspect.signature(get_class(cfg.model._target_).__init__).parameters
     facts = {name: fact for name, fact in data.facts.items() if name in parameters and name not in cfg.model}
-    vae = instantiate(cfg.model, _partial_=True, _convert_="all")(**facts)  # Hydra would turn a fact's tuple into a list
+    # facts go in by a plain call: Hydra would turn a tuple among them into a list
+    vae = instantiate(cfg.model, _partial_=True, _convert_="all")(**facts)
     if not isinstance(vae, VAE):
-        raise Refused(f"model._target_={cfg.model._target_} gives a {type(vae).__name__}, which is no vaecollapse.VAE: "
-                      "derive it from vaecollapse.VAE, or watch it in its own trainer with CollapseMonitor(latents=…)")
+        raise Refused(
+            f"model._target_={cfg.model._target_} gives a {type(vae).__name__}, which is no vaecollapse.VAE: "
+            "derive it from vaecollapse.VAE, or watch it in its own trainer with CollapseMonitor(latents=…)"
+        )
     return vae
 
 
@@ -125,12 +134,20 @@ def describe(module: Training, data: VAEData, expected: int | None, sample: Batc
     with torch.no_grad():
         units = module.vae.elbo(sample.part(slice(0, 2)), seed=0).units
     stages = ", ".join(f"{name} {count:,}" for name, count in table()) if table else ""
-    log.info("model: %s, %d latent units, %s parameters%s", type(module.vae).__name__, units, f"{parameters:,}",
-             f" ({stages})" if stages else "")
+    log.info(
+        "model: %s, %d latent units, %s parameters%s",
+        type(module.vae).__name__,
+        units,
+        f"{parameters:,}",
+        f" ({stages})" if stages else "",
+    )
     floor = getattr(module.regularizer, "floor", None)
     if floor:
-        log.info("free bits: a floor of %g nats per unit, %.3g in total; below it the KL is free, nothing pushes it up",
-                 floor, floor * units)
+        log.info(
+            "free bits: a floor of %g nats per unit, %.3g in total; below it the KL is free, nothing pushes it up",
+            floor,
+            floor * units,
+        )
     if expected is not None:
         log.info("forecast: the data offers %d of %d directions at this price", expected, units)
 
@@ -140,15 +157,18 @@ def record_start(run: Run, cfg: DictConfig, overrides: Sequence[str], data: VAED
     run.write("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     run.write("overrides.txt", "".join(f"{line}\n" for line in overrides))
     packages = ("torch", "lightning", "hydra-core", "torchmetrics", "zuko", "numpy")
-    run.write("provenance.json", {
-        "vaecollapse": __version__,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "git": git_revision(),
-        "seed": cfg.seed,
-        "data": data.fingerprint(),
-        "config_sha256": hashlib.sha256(OmegaConf.to_yaml(cfg, resolve=True).encode()).hexdigest(),
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "cuda": torch.cuda.device_count()},
-    })
+    run.write(
+        "provenance.json",
+        {
+            "vaecollapse": __version__,
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+            "git": git_revision(),
+            "seed": cfg.seed,
+            "data": data.fingerprint(),
+            "config_sha256": hashlib.sha256(OmegaConf.to_yaml(cfg, resolve=True).encode()).hexdigest(),
+            "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "cuda": torch.cuda.device_count()},
+        },
+    )
 
 
 def git_revision() -> str | None:
@@ -184,6 +204,9 @@ def command_of(overrides: Sequence[str]):
 def quiet_lightning() -> None:
     """Our own lines say what runs where; Lightning's banners and hints about loaders do not help."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for module, message in (("lightning", ".*LeafSpec.*"), ("lightning", ".*smaller than the logging interval.*"),
-                            ("lightning", ".*does not have many workers.*")):
+    for module, message in (
+        ("lightning", ".*LeafSpec.*"),
+        ("lightning", ".*smaller than the logging interval.*"),
+        ("lightning", ".*does not have many workers.*"),
+    ):
         warnings.filterwarnings("ignore", message=message, module=module)

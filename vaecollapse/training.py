@@ -20,8 +20,10 @@ def selection_value(distortion: float, rate: float, *, normalised: bool, final_w
     """What checkpoints are compared by, lower is better: −ELBO = D + R in nats where the likelihood is a density, else
     D + w·R with the weight the schedule ends at, the same for all epochs and never the weight of the moment.
 
-    >>> selection_value(2.0, 3.0, normalised=True, final_weight=0.1), selection_value(2.0, 3.0, normalised=False, final_weight=0.1)
-    (5.0, 2.3)
+    >>> selection_value(2.0, 3.0, normalised=True, final_weight=0.1)
+    5.0
+    >>> selection_value(2.0, 3.0, normalised=False, final_weight=0.1)
+    2.3
     """
     return distortion + (rate if normalised else final_weight * rate)
 
@@ -40,7 +42,7 @@ class Training(LightningModule):
         super().__init__()
         self.vae, self.regularizer, self.optimizer, self.seed = vae, regularizer, optimizer, seed
         self.fault: str | None = None
-        self.total = 1
+        self.total = self.log_every = 1
         self.validation = torch.nn.ModuleDict({name: MeanMetric() for name in ("distortion", "rate")})
         self.epoch_losses: list[float] = []
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
@@ -61,6 +63,7 @@ class Training(LightningModule):
     def on_fit_start(self) -> None:
         steps = self.trainer.estimated_stepping_batches
         self.total = int(steps) if math.isfinite(steps) else 1
+        self.log_every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
         elbo = self.vae.elbo(batch)
@@ -72,7 +75,7 @@ class Training(LightningModule):
             return None  # the step is not taken: the weights stay those of the last finite one
         self.loss_sum = self.get_buffer("loss_sum") + objective.loss.detach()
         self.losses += 1
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        if self.trainer.global_step % self.log_every == 0:
             self.record(objective, float(elbo.distortion.detach().mean()), float(elbo.rate.detach().mean()))
         return objective.loss
 
@@ -107,13 +110,15 @@ class Training(LightningModule):
             self.metric(metric).reset()
         chosen = selection_value(distortion, rate, normalised=self.vae.normalised, final_weight=self.final_weight)
         settled = float(self.regularizer.weight(self.progress)) >= 0.999 * self.final_weight
-        self.log_dict({
-            "val/distortion": distortion,
-            "val/latent/rate": rate,
-            # before the schedule's end a lower KL weight flatters, so nothing is selected
-            "val/selection": chosen if settled else math.inf,
-            **({"val/elbo": -(distortion + rate)} if self.vae.normalised else {}),
-        })
+        self.log_dict(
+            {
+                "val/distortion": distortion,
+                "val/latent/rate": rate,
+                # before the schedule's end a lower KL weight flatters, so nothing is selected
+                "val/selection": chosen if settled else math.inf,
+                **({"val/elbo": -(distortion + rate)} if self.vae.normalised else {}),
+            }
+        )
 
     def on_train_epoch_end(self) -> None:
         self.epoch_losses.append(float(self.get_buffer("loss_sum")) / max(1, self.losses))

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -19,6 +18,7 @@ class VAE(nn.Module, ABC):
     it decodes to: `log_prob` is then minus the distance, no NLL is claimed, and `between(x, y, mask)` of the
     distribution gives the distance of two examples.
 
+    >>> import torch
     >>> from torch.distributions import Independent, Normal
     >>> class Tiny(VAE):
     ...     def encode(self, x, context=None, mask=None):

@@ -45,22 +45,35 @@ DENSITY = dict(decode=lambda module, z: Normal(module.decoder(z), torch.tensor(1
 
 def watched(weight: float, epochs: int = 30, directory=None, **functions) -> CollapseMonitor:
     torch.manual_seed(0)
-    loaders = [DataLoader(TensorDataset(gaussian_data(1024, seed=s).float(), torch.arange(1024)), 128, shuffle=s == 0)
-               for s in (0, 1)]
+    loaders = [
+        DataLoader(TensorDataset(gaussian_data(1024, seed=s).float(), torch.arange(1024)), 128, shuffle=s == 0)
+        for s in (0, 1)
+    ]
     monitor = CollapseMonitor(directory=directory, every_n_steps=40, **functions)
-    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[monitor], logger=False, barebones=False,
-                         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[monitor],
+        logger=False,
+        barebones=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(TheirVAE(weight), *loaders)
     return monitor
 
 
-@pytest.mark.parametrize(("weight", "functions", "state"), [
-    (0.5, LATENTS | DECODER, "healthy"),
-    (0.5, LATENTS | DENSITY, "healthy"),
-    (8.0, LATENTS | DECODER, "posterior_collapse"),
-    (8.0, LATENTS, "posterior_collapse"),
-    (0.5, LATENTS, "inconclusive"),
-])
+@pytest.mark.parametrize(
+    ("weight", "functions", "state"),
+    [
+        (0.5, LATENTS | DECODER, "healthy"),
+        (0.5, LATENTS | DENSITY, "healthy"),
+        (8.0, LATENTS | DECODER, "posterior_collapse"),
+        (8.0, LATENTS, "posterior_collapse"),
+        (0.5, LATENTS, "inconclusive"),
+    ],
+)
 def test_a_foreign_module_gets_its_verdict(weight: float, functions: dict, state: str) -> None:
     verdict = watched(weight, **functions).verdict
     assert verdict is not None and verdict.verdict == state, verdict
@@ -77,7 +90,11 @@ def test_its_traces_are_a_run_directory(tmp_path) -> None:
     watched(0.5, epochs=10, directory=str(tmp_path), **LATENTS, **DECODER)
     assert json.loads((tmp_path / "verdict.json").read_text())["readings"]["gap"]["n"] == 512
     header, *rows = (tmp_path / "units.csv").read_text().splitlines()
-    assert header == "epoch,step,unit,reading,value" and {row.split(",")[3] for row in rows} >= {"kl", "sigma", "var_mean"}
+    assert header == "epoch,step,unit,reading,value" and {row.split(",")[3] for row in rows} >= {
+        "kl",
+        "sigma",
+        "var_mean",
+    }
     assert all(json.loads(line)["event"] in ("alarm", "verdict") for line in (tmp_path / "events.jsonl").open())
 
 
@@ -86,22 +103,35 @@ def test_watching_does_not_change_the_training() -> None:
     finals = []
     for functions in (LATENTS, LATENTS | DECODER):
         monitor = watched(0.5, epochs=3, **functions)
-        finals.append({name: value.clone() for name, value in monitor.probes["training"].vae.module.state_dict().items()})
+        finals.append(
+            {name: value.clone() for name, value in monitor.probes["training"].vae.module.state_dict().items()}
+        )
     torch.manual_seed(0)
-    loaders = [DataLoader(TensorDataset(gaussian_data(1024, seed=s).float(), torch.arange(1024)), 128, shuffle=s == 0)
-               for s in (0, 1)]
+    loaders = [
+        DataLoader(TensorDataset(gaussian_data(1024, seed=s).float(), torch.arange(1024)), 128, shuffle=s == 0)
+        for s in (0, 1)
+    ]
     alone = TheirVAE(0.5)
-    pl.Trainer(max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-               enable_model_summary=False).fit(alone, *loaders)
+    pl.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(alone, *loaders)
     for watched_state in finals:
         assert all(torch.equal(value, watched_state[name]) for name, value in alone.state_dict().items())
 
 
-@pytest.mark.parametrize(("functions", "hint"), [
-    ({}, "latents"),
-    (LATENTS | {"decode": DECODER["decode"]}, "distance"),
-    ({"latents": lambda module, batch: module.encoder(batch[0])}, "Distribution"),
-])
+@pytest.mark.parametrize(
+    ("functions", "hint"),
+    [
+        ({}, "latents"),
+        (LATENTS | {"decode": DECODER["decode"]}, "distance"),
+        ({"latents": lambda module, batch: module.encoder(batch[0])}, "Distribution"),
+    ],
+)
 def test_missing_functions_are_asked_for(functions: dict, hint: str) -> None:
     with pytest.raises(Refused, match=hint):
         watched(0.5, epochs=2, **functions)

@@ -48,9 +48,10 @@ def test_readings_of_the_optimum(exact: torch.Tensor, units: int, e: float, beta
 
 def test_the_price_is_the_weight_under_any_loss_unit(exact: torch.Tensor) -> None:
     """Antithetic draws leave only the noise of ε², so many pairs pin the weight."""
+    from planted import probe
+
     from vaecollapse.detectors.price_of_a_nat import PriceOfANat
     from vaecollapse.evaluation import read
-    from planted import probe
 
     for beta in (0.01, 1.0, 4.0):
         found, _ = read(optimum(5, e=0.5, beta=beta), probe(exact[:300]), {"p": PriceOfANat(pairs=64, one_in=1)})

@@ -50,11 +50,17 @@ def test_cycles_repeat_start_at_zero_and_end_at_the_value() -> None:
     assert at(cyclical, 1.0) == 2.0
 
 
-@pytest.mark.parametrize("make", [
-    lambda: Linear(value=1.0, warmup=1.5), lambda: Linear(value=-1.0), lambda: Constant(value=float("nan")),
-    lambda: Logistic(value=1.0, steepness=0.0), lambda: Cyclical(value=1.0, cycles=0),
-    lambda: Cyclical(value=1.0, ramp_share=0.8, zero=0.3),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Linear(value=1.0, warmup=1.5),
+        lambda: Linear(value=-1.0),
+        lambda: Constant(value=float("nan")),
+        lambda: Logistic(value=1.0, steepness=0.0),
+        lambda: Cyclical(value=1.0, cycles=0),
+        lambda: Cyclical(value=1.0, ramp_share=0.8, zero=0.3),
+    ],
+)
 def test_schedules_that_cannot_be_are_refused(make) -> None:
     with pytest.raises(Refused):
         make()

@@ -18,7 +18,9 @@ COEFFICIENTS = sorted(path.stem for path in (CONF / "coefficient").glob("*.yaml"
 
 
 def build(regularizer: str, coefficient: str = "linear") -> Regularizer:
-    cfg = config.compose(["model=linear", f"regularizer={regularizer}", f"coefficient@regularizer.weight={coefficient}"])
+    cfg = config.compose(
+        ["model=linear", f"regularizer={regularizer}", f"coefficient@regularizer.weight={coefficient}"]
+    )
     return instantiate(cfg.regularizer)
 
 

@@ -94,7 +94,9 @@ def test_forms_by_hand(form: str) -> None:
 
 def test_the_place_of_the_batch_mean_makes_two_hinges() -> None:
     kl = torch.tensor([[0.0], [1.0]])
-    inside, outside = (regularizer("hinge", 0.5, mean_batch=place)(bound(kl), Progress()) for place in ("inside", "outside"))
+    inside, outside = (
+        regularizer("hinge", 0.5, mean_batch=place)(bound(kl), Progress()) for place in ("inside", "outside")
+    )
     assert float(inside.penalty) == 0.0
     assert float(outside.penalty) == 0.25
 
@@ -154,10 +156,19 @@ def test_a_flow_takes_the_total_form_only(form: str) -> None:
     assert total.floor is not None and float(total.floor) == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("options", [
-    {"form": "per_unit"}, {"floor": -1.0}, {"floor": float("inf")}, {"groups": "layer"}, {"scale": "units"},
-    {"mean_batch": "inside"}, {"form": "hinge", "scale": "tokens"}, {"form": "hinge", "mean_batch": "both"},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"form": "per_unit"},
+        {"floor": -1.0},
+        {"floor": float("inf")},
+        {"groups": "layer"},
+        {"scale": "units"},
+        {"mean_batch": "inside"},
+        {"form": "hinge", "scale": "tokens"},
+        {"form": "hinge", "mean_batch": "both"},
+    ],
+)
 def test_impossible_floors_are_refused(options: dict) -> None:
     with pytest.raises(Refused):
         FreeBits(**{"weight": Constant(value=1.0), "floor": 0.1, "form": "batch_unit", **options})

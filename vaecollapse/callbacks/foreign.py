@@ -32,8 +32,10 @@ def first_tensor(batch: Any) -> Tensor:
     for part in parts if isinstance(parts, list | tuple) else []:
         if isinstance(part, Tensor | tuple | list | dict):
             return first_tensor(part)
-    raise Refused(f"found no tensor in a batch of type {type(batch).__name__}: let the loader yield a tensor, a tuple, "
-                  "a list or a dict of tensors")
+    raise Refused(
+        f"found no tensor in a batch of type {type(batch).__name__}: let the loader yield a tensor, a tuple, "
+        "a list or a dict of tensors"
+    )
 
 
 class Foreign(VAE):
@@ -44,8 +46,14 @@ class Foreign(VAE):
     """
 
     def __init__(
-        self, *, module: nn.Module, raw: Any, latents: Latents, decode: Decode | None = None,
-        distance: Distance | None = None, prior: Callable[[nn.Module], Distribution] | None = None,
+        self,
+        *,
+        module: nn.Module,
+        raw: Any,
+        latents: Latents,
+        decode: Decode | None = None,
+        distance: Distance | None = None,
+        prior: Callable[[nn.Module], Distribution] | None = None,
     ) -> None:
         super().__init__()
         self.module, self.whole = module, raw
@@ -67,8 +75,10 @@ class Foreign(VAE):
         """q(z|x) of a batch as the module's own loader yields it."""
         q = self.latents(self.module, raw)
         if not isinstance(q, Distribution):
-            raise Refused(f"expected latents(module, batch) to return a torch Distribution, but got {type(q).__name__}: "
-                          "return Normal(mean, scale)")
+            raise Refused(
+                f"expected latents(module, batch) to return a torch Distribution, but got {type(q).__name__}: "
+                "return Normal(mean, scale)"
+            )
         return whole_event(q)
 
     def prior(self, context: Tensor | None = None) -> Distribution:
@@ -97,8 +107,10 @@ class Foreign(VAE):
         if isinstance(decoded, Distribution):
             log_prob = decoded.log_prob(x)
             return -(log_prob.flatten(1).sum(1) if log_prob.ndim > 1 else log_prob)
-        raise Refused("decode(module, z) returned a tensor, which has no likelihood: pass distance=f(x, decoded) -> "
-                      "(batch,), or return a Distribution")
+        raise Refused(
+            "decode(module, z) returned a tensor, which has no likelihood: pass distance=f(x, decoded) -> "
+            "(batch,), or return a Distribution"
+        )
 
     def between(self, batch: Batch, z: Tensor, other: Int[Tensor, " batch"]) -> Tensor | None:
         return None if self.distance is None else self.distance(batch.x, batch.x[other.to(batch.x.device)])

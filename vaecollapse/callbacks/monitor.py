@@ -4,12 +4,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.distributions import Distribution
 
-from ..batch import Batch
 from ..detectors.active_units import ActiveUnits
 from ..detectors.base import Detector, Finding
 from ..detectors.decoder_reliance import DecoderReliance
@@ -19,8 +17,9 @@ from ..detectors.mutual_information import MutualInformation
 from ..detectors.posterior_variance import PosteriorVariance
 from ..detectors.price_of_a_nat import PriceOfANat
 from ..detectors.rate import Rate
-from ..diagnosis import STATES, Facts, Prescription, Verdict, diagnose
+from ..diagnosis import STATES, Facts, Verdict, diagnose
 from ..evaluation import read
+from ..prescriptions import Prescription
 from ..run import Run
 from ..training import Training
 from .foreign import Decode, Distance, Latents
@@ -29,19 +28,31 @@ from .probes import Probe, foreign_probe, own_probe
 log = logging.getLogger(__name__)
 Split = Literal["held_out", "training"]
 SHOWN = {
-    "rate": "latent/rate", "gap": "latent/gap", "information_rank": "latent/information_rank", "mi": "latent/mi",
-    "price_of_a_nat": "latent/price_of_a_nat", "active_units": "latent/active_units", "sigma_min": "latent/sigma_min",
-    "mi_ceiling": "latent/mi_ceiling", "dead_units": "latent/dead_units", "sigma_median": "latent/sigma_median",
-    "floor_saturation": "latent/floor_saturation", "information_rank_nats": "latent/information_rank_nats",
+    "rate": "latent/rate",
+    "gap": "latent/gap",
+    "information_rank": "latent/information_rank",
+    "mi": "latent/mi",
+    "price_of_a_nat": "latent/price_of_a_nat",
+    "active_units": "latent/active_units",
+    "sigma_min": "latent/sigma_min",
+    "mi_ceiling": "latent/mi_ceiling",
+    "dead_units": "latent/dead_units",
+    "sigma_median": "latent/sigma_median",
+    "floor_saturation": "latent/floor_saturation",
+    "information_rank_nats": "latent/information_rank_nats",
 }
 
 
 def all_detectors() -> dict[str, Detector]:
     """Every detector at its default thresholds, by the names of conf/detector/."""
     return {
-        "rate": Rate(), "active_units": ActiveUnits(), "posterior_variance": PosteriorVariance(),
-        "floor_saturation": FloorSaturation(), "decoder_reliance": DecoderReliance(),
-        "information_rank": InformationRank(), "price_of_a_nat": PriceOfANat(),
+        "rate": Rate(),
+        "active_units": ActiveUnits(),
+        "posterior_variance": PosteriorVariance(),
+        "floor_saturation": FloorSaturation(),
+        "decoder_reliance": DecoderReliance(),
+        "information_rank": InformationRank(),
+        "price_of_a_nat": PriceOfANat(),
         "mutual_information": MutualInformation(),
     }
 
@@ -129,7 +140,9 @@ class CollapseMonitor(Callback):
         for split, probe in self.probes.items():
             detectors = self.detectors if full else self.light
             blocks = probe.blocks if full else probe.first(self.examples)
-            found[split], units = read(probe.vae, to(blocks, module.device), detectors, price, seed=self.seed)
+            found[split], units = read(
+                probe.vae, [block.to(module.device) for block in blocks], detectors, price, seed=self.seed
+            )
             series = units if split == "held_out" else series
         held_out = found.get("held_out") or found["training"]
         training = found.get("training") if "held_out" in found else None
@@ -145,8 +158,14 @@ class CollapseMonitor(Callback):
 
     def note_trend(self, trainer: Trainer, held_out: Mapping[str, Finding]) -> None:
         gap, rate = (held_out.get(name) for name in ("gap", "rate"))
-        self.trend.append((share_done(trainer), gap.value or 0.0 if gap else 0.0, rate.value or 0.0 if rate else 0.0,
-                           gap.se or 0.0 if gap else 0.0))
+        self.trend.append(
+            (
+                share_done(trainer),
+                gap.value or 0.0 if gap else 0.0,
+                rate.value or 0.0 if rate else 0.0,
+                gap.se or 0.0 if gap else 0.0,
+            )
+        )
 
     def facts(
         self, trainer: Trainer, module: LightningModule, held_out: Mapping[str, Finding], finished: bool
@@ -170,7 +189,13 @@ class CollapseMonitor(Callback):
     # --- where it goes
 
     def record(
-        self, trainer: Trainer, verdict: Verdict, held_out: Mapping[str, Finding], series: Mapping[str, Any], *, full: bool
+        self,
+        trainer: Trainer,
+        verdict: Verdict,
+        held_out: Mapping[str, Finding],
+        series: Mapping[str, Any],
+        *,
+        full: bool,
     ) -> None:
         numbers = {f"val/{shown}": held_out[name].value for name, shown in SHOWN.items() if name in held_out}
         gap = verdict.readings.get("train/gap")
@@ -191,12 +216,17 @@ class CollapseMonitor(Callback):
             self.run.append("events.jsonl", {**where, "event": "alarm", "alarm": alarm})
         if changed:
             before = self.verdict.verdict if self.verdict else None
-            self.run.append("events.jsonl", {**where, "event": "verdict", "from": before, "to": verdict.verdict,
-                                             "findings": verdict.findings})
+            self.run.append(
+                "events.jsonl",
+                {**where, "event": "verdict", "from": before, "to": verdict.verdict, "findings": verdict.findings},
+            )
         if series:
             names = list(series)
-            rows = ([trainer.current_epoch, trainer.global_step, unit, name, float(series[name][unit])]
-                    for name in names for unit in range(len(series[name])))
+            rows = (
+                [trainer.current_epoch, trainer.global_step, unit, name, float(series[name][unit])]
+                for name in names
+                for unit in range(len(series[name]))
+            )
             self.run.append_csv("units.csv", ["epoch", "step", "unit", "reading", "value"], rows)
         if full:
             self.run.write("verdict.json", verdict.as_dict())
@@ -224,10 +254,6 @@ def own_price(module: LightningModule) -> Callable | None:
     return price
 
 
-def to(blocks: Sequence[Batch], device: torch.device) -> list[Batch]:
-    return [Batch(*(None if field is None else field.to(device) for field in block)) for block in blocks]
-
-
 def share_done(trainer: Trainer) -> float:
     total = trainer.estimated_stepping_batches
     return trainer.global_step / total if 0 < total < float("inf") else 1.0
@@ -239,6 +265,7 @@ def unsure(finding: Finding | None) -> bool:
 
 def alarms_of(found: Mapping[str, Finding]) -> set[str]:
     """Flags worth a line while training; none of them is a verdict."""
+
     def is_(name: str, status: str) -> bool:
         return name in found and found[name].status == status
 

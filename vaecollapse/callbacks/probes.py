@@ -31,7 +31,7 @@ class Probe(NamedTuple):
 def into_blocks(batch: Batch, block: int) -> list[Batch]:
     """Distinct examples, in blocks."""
     rows = torch.tensor(distinct(batch.x))
-    kept = Batch(*(None if field is None else field[rows] for field in batch))
+    kept = batch.part(rows)
     return [kept.part(rows) for rows in blocks_of(len(rows), block)]
 
 
@@ -40,8 +40,10 @@ def own_probe(
 ) -> Probe:
     """Examples spread evenly over one of our datasets."""
     if not isinstance(module, Training):
-        raise Refused(f"CollapseMonitor does not know the latent of a {type(module).__name__}: "
-                      "pass latents=f(module, batch) -> Distribution")
+        raise Refused(
+            f"CollapseMonitor does not know the latent of a {type(module).__name__}: "
+            "pass latents=f(module, batch) -> Distribution"
+        )
     dataset: Any = loader.dataset
     with torch.random.fork_rng():
         batch = collate([dataset[i] for i in spread(len(dataset), examples)])

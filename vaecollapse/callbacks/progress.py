@@ -25,7 +25,7 @@ def latent_line(monitor: CollapseMonitor | None) -> str:
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:
-    return getattr(trainer, "callbacks")  # set by Lightning's connector, unknown to type checkers
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]  (set by Lightning's connector)
 
 
 class TrainingProgress(Callback):
@@ -47,8 +47,14 @@ class TrainingProgress(Callback):
         self.console = Console(stderr=True)
         if self.console.is_terminal:
             self.bar = Progress(
-                TextColumn("epoch {task.fields[epoch]}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[latent]}"), console=self.console,
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(20),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[latent]}"),
+                console=self.console,
             )
             self.bar.start()
             self.task = self.bar.add_task("", total=self.total, epoch=1, latent=latent_line(self.monitor))
@@ -57,14 +63,20 @@ class TrainingProgress(Callback):
         if not trainer.is_global_zero:
             return
         if self.bar is not None:
-            self.bar.update(self.task, completed=trainer.global_step, epoch=trainer.current_epoch + 1,
-                            latent=latent_line(self.monitor))
+            self.bar.update(
+                self.task,
+                completed=trainer.global_step,
+                epoch=trainer.current_epoch + 1,
+                latent=latent_line(self.monitor),
+            )
         elif trainer.global_step / self.total >= self.next_line + self.every:
             self.next_line = trainer.global_step / self.total
             spent = time.monotonic() - self.started
             left = spent / self.next_line * (1 - self.next_line)
-            self.console.print(f"step {trainer.global_step}/{self.total}  {left:.0f} s left  {latent_line(self.monitor)}",
-                               highlight=False)
+            self.console.print(
+                f"step {trainer.global_step}/{self.total}  {left:.0f} s left  {latent_line(self.monitor)}",
+                highlight=False,
+            )
 
     def close(self) -> None:
         if self.bar is not None:

@@ -1,9 +1,9 @@
-"""The contract of a detector: it sees model, batch, bound and price, streams sums in float64, and says how sure it is."""
+"""The contract of a detector: it sees model, batch, bound and price, streams float64 sums, and says how sure it is."""
 
 import math
 from abc import ABC, abstractmethod
 from copy import deepcopy
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -35,13 +35,21 @@ class Finding(NamedTuple):
 
 
 def judge(
-    value: float, se: float, n: int, *, absent_below: float, present_above: float | None = None,
-    material_examples: int = 64, absent_examples: int = 500,
+    value: float,
+    se: float,
+    n: int,
+    *,
+    absent_below: float,
+    present_above: float | None = None,
+    material_examples: int = 64,
+    absent_examples: int = 500,
 ) -> Status:
     """Absent, material or undecided at 95 %, never significance alone.
 
-    >>> judge(0.0, 0.01, 600, absent_below=0.1), judge(0.5, 0.1, 600, absent_below=0.1), judge(0.0, 0.01, 64, absent_below=0.1)
-    ('absent', 'material', 'undecided')
+    >>> judge(0.0, 0.01, 600, absent_below=0.1), judge(0.5, 0.1, 600, absent_below=0.1)
+    ('absent', 'material')
+    >>> judge(0.0, 0.01, 64, absent_below=0.1)
+    'undecided'
     """
     if value + Z95 * se < absent_below and n >= absent_examples:
         return "absent"
@@ -54,6 +62,10 @@ class Detector(Metric, ABC):
 
     full_state_update = False
 
+    def __getattr__(self, name: str) -> Any:
+        """States are attributes that type checkers cannot see."""
+        return super().__getattr__(name)
+
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False, compute_with_cache=False)
 
@@ -61,8 +73,9 @@ class Detector(Metric, ABC):
         """States for the mean and standard error of per-example numbers."""
         for name in names:
             for suffix in ("sum", "square", "count"):
-                self.add_state(f"{name}_{suffix}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum",
-                               persistent=True)
+                self.add_state(
+                    f"{name}_{suffix}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum", persistent=True
+                )
 
     def accumulate(self, name: str, values: Float[Tensor, "batch *unit"]) -> None:
         """Adds per-example numbers (or vectors of them) to a column."""

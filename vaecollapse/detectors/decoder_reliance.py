@@ -36,8 +36,16 @@ class DecoderReliance(Detector):
     """
 
     def __init__(
-        self, *, permutations: int = 4, nats: float = 0.1, share_of_rate: float = 0.1, share_of_distance: float = 0.01,
-        share_of_distortion: float = 0.02, material_examples: int = 64, absent_examples: int = 500, seed: int = 0,
+        self,
+        *,
+        permutations: int = 4,
+        nats: float = 0.1,
+        share_of_rate: float = 0.1,
+        share_of_distance: float = 0.01,
+        share_of_distortion: float = 0.02,
+        material_examples: int = 64,
+        absent_examples: int = 500,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.permutations, self.seed = permutations, seed

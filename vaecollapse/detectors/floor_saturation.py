@@ -20,11 +20,20 @@ class FloorSaturation(Detector):
     """
 
     def __init__(
-        self, *, batch_band: Sequence[float] = (0.8, 1.25), example_band: Sequence[float] = (0.45, 1.25),
-        pinned: float = 0.8, inert: float = 0.99,
+        self,
+        *,
+        batch_band: Sequence[float] = (0.8, 1.25),
+        example_band: Sequence[float] = (0.45, 1.25),
+        pinned: float = 0.8,
+        inert: float = 0.99,
     ) -> None:
         super().__init__()
-        self.batch_band, self.example_band, self.pinned, self.inert = tuple(batch_band), tuple(example_band), pinned, inert
+        self.batch_band, self.example_band, self.pinned, self.inert = (
+            tuple(batch_band),
+            tuple(example_band),
+            pinned,
+            inert,
+        )
         self.add_column("kl", "reduced", "zero", "weight", "declared")
         for name in ("floor", "per_example", "units"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
@@ -56,14 +65,18 @@ class FloorSaturation(Detector):
         found = []
         if self.count("declared"):
             n = self.count("declared")
-            found = [Finding("weight_applied", float(self.mean("weight")), None, n),
-                     Finding("weight_declared", float(self.mean("declared")), None, n)]
+            found = [
+                Finding("weight_applied", float(self.mean("weight")), None, n),
+                Finding("weight_declared", float(self.mean("declared")), None, n),
+            ]
         if not self.count("kl") or self.floor <= 0:
             return [undefined("floor_saturation", "the objective has no floor"), *found]
         n, share, kl = self.count("kl"), float(self.reading()), self.mean("kl")
         mean, after = float(kl.mean()), float((kl - self.floor).clamp(min=0).mean())
         return [
-            Finding("floor_saturation", share, None, n, "material" if share >= self.pinned else "measured", self.pinned),
+            Finding(
+                "floor_saturation", share, None, n, "material" if share >= self.pinned else "measured", self.pinned
+            ),
             *found,
             Finding("floor", float(self.floor), None, n),
             Finding("kl_over_floor", mean / float(self.floor), None, n),

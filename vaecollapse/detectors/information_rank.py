@@ -10,9 +10,7 @@ from ..vae import VAE
 from .base import Detector, Finding, undefined
 
 
-def information_eigenvalues(
-    between: Float[Tensor, "k k"], within: Float[Tensor, "k k"]
-) -> Float[Tensor, " k"]:
+def information_eigenvalues(between: Float[Tensor, "k k"], within: Float[Tensor, "k k"]) -> Float[Tensor, " k"]:
     """Eigenvalues of Σ_within^{−½} Σ_between Σ_within^{−½}, largest first, none below 0.
 
     >>> information_eigenvalues(torch.diag(torch.tensor([3.0, 0.0])).double(), torch.eye(2).double()).tolist()
@@ -71,8 +69,15 @@ class InformationRank(Detector):
         enough = n >= needed
         informative = values[values > self.eigenvalue]
         return [
-            Finding("information_rank", rank, None, n, "measured" if enough else "undecided", self.eigenvalue,
-                    "" if enough else f"too few examples: {n} of {needed}"),
+            Finding(
+                "information_rank",
+                rank,
+                None,
+                n,
+                "measured" if enough else "undecided",
+                self.eigenvalue,
+                "" if enough else f"too few examples: {n} of {needed}",
+            ),
             Finding("information_rank_nats", float(0.5 * torch.log1p(informative).sum()), None, n),
             Finding("information_eigenvalue_max", float(values[0]), None, n, threshold=self.eigenvalue),
         ]

@@ -41,8 +41,15 @@ class MutualInformation(Detector):
     """
 
     def __init__(
-        self, *, examples: int = 4096, absent_nats: float = 0.1, absent_share_of_rate: float = 0.05,
-        present_nats: float = 0.1, bounded: float = 0.05, saturated: float = 0.35, material_examples: int = 64,
+        self,
+        *,
+        examples: int = 4096,
+        absent_nats: float = 0.1,
+        absent_share_of_rate: float = 0.05,
+        present_nats: float = 0.1,
+        bounded: float = 0.05,
+        saturated: float = 0.35,
+        material_examples: int = 64,
         absent_examples: int = 500,
     ) -> None:
         super().__init__()

@@ -54,9 +54,15 @@ class PosteriorVariance(Detector):
         median = float(self.reading())
         known = median == median
         found = [
-            Finding("sigma_median", median if known else None, None, n,
-                    ("material" if median <= self.collapsed else "absent") if known else "undefined", self.collapsed,
-                    "" if known else "no unit carries KL"),
+            Finding(
+                "sigma_median",
+                median if known else None,
+                None,
+                n,
+                ("material" if median <= self.collapsed else "absent") if known else "undefined",
+                self.collapsed,
+                "" if known else "no unit carries KL",
+            ),
             Finding("sigma_min", float(self.smallest), None, n),
         ]
         if self.count("floored"):

@@ -15,13 +15,13 @@ from .base import Detector, Finding, undefined
 
 def slopes(
     vae: VAE, batch: Batch, elbo: ELBO, eps: Float[Tensor, "batch *unit"]
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Σ_i ∂D/∂ln σ_i and −Σ_i ∂KL/∂ln σ_i of each example at one draw (pathwise, through a flow's transform too)."""
+) -> tuple[Float[Tensor, "batch units"], Float[Tensor, "batch units"]]:
+    """∂D/∂ln σ_i and −∂KL/∂ln σ_i of each example at one draw (pathwise, through a flow's transform too)."""
     with torch.enable_grad():
         log_factor = torch.zeros_like(eps).requires_grad_()
         z, kl = pieces(rescaled(elbo.posterior, log_factor.exp()), elbo.prior, eps)
         d_distortion, d_kl = (slope(part, log_factor) for part in (vae.distortion(batch, z), kl))
-    return d_distortion.flatten(1).sum(1), -d_kl.flatten(1).sum(1)
+    return d_distortion.flatten(1), -d_kl.flatten(1)
 
 
 def slope(values: Float[Tensor, "batch *unit"], at: Tensor) -> Tensor:
@@ -38,17 +38,25 @@ class PriceOfANat(Detector):
     At any stationary point of D + wR this is w, in loss units per nat, whatever the reductions. Antithetic draws;
     `least` is the smallest denominator (nats) at which the ratio is defined. Far from convergence it is no weight.
     `priceless` is the share of the ELBO's own price below which σ is as good as free. One example in
-    `one_in` is read, `chunk` at a time, which bounds the memory of the backward pass.
+    `one_in` is read, `chunk` at a time, which bounds the memory of the backward pass. `inert` is the ratio of the
+    penalty's slope in ln σ to the distortion's (root mean squares) below which the penalty exerts no force.
     """
 
     def __init__(
-        self, *, least: float = 1e-3, priceless: float = 0.02, pairs: int = 1, one_in: int = 2, chunk: int = 32,
+        self,
+        *,
+        least: float = 1e-3,
+        priceless: float = 0.02,
+        inert: float = 1e-3,
+        pairs: int = 1,
+        one_in: int = 2,
+        chunk: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.least, self.priceless = least, priceless
+        self.least, self.priceless, self.inert = least, priceless, inert
         self.pairs, self.one_in, self.chunk, self.seed = pairs, one_in, chunk, seed
-        self.add_column("loss", "nats", "product", "distortion")
+        self.add_column("loss", "nats", "product", "distortion", "pull", "push")
         self.add_state("normalised", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
         self.add_state("size", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
 
@@ -65,6 +73,10 @@ class PriceOfANat(Detector):
             eps = noise(part.positions(), tuple(own.posterior.event_shape), draws=self.pairs, seed=self.seed, epoch=1)
             both = [slopes(vae, part, own, sign * e.to(own.z)) for e in eps for sign in (1, -1)]
             loss, nats = (torch.stack(column).mean(0).double() for column in zip(*both, strict=True))
+            if objective is not None:
+                self.accumulate("pull", loss.square().mean(1))
+                self.accumulate("push", (float(objective.weight.mean()) * nats).square().mean(1))
+            loss, nats = loss.sum(1), nats.sum(1)
             self.accumulate("loss", loss)
             self.accumulate("nats", nats)
             self.accumulate("product", loss * nats)
@@ -89,13 +101,24 @@ class PriceOfANat(Detector):
         # Relative to the likelihood's own scale: nats per nat for a density; for a distance, as if each cell were
         # Laplace with scale D/cells (an order of magnitude, but free of the loss's unit).
         own = 1.0 if self.normalised > 0 else float(self.size) / max(abs(float(self.mean("distortion"))), 1e-12)
+        force = []
+        if self.count("pull") and self.mean("pull") > 0:
+            ratio = float((self.mean("push") / self.mean("pull")).sqrt())
+            force = [Finding("penalty_force", ratio, None, self.count("pull"), threshold=self.inert)]
         return [
             Finding("price_of_a_nat", price, error, n),
-            Finding("beta_effective", price * own, error * own, n,
-                    "absent" if price * own < self.priceless else "material", self.priceless,
-                    note="" if self.normalised > 0 else "order of magnitude: the likelihood is a distance"),
+            Finding(
+                "beta_effective",
+                price * own,
+                error * own,
+                n,
+                "absent" if price * own < self.priceless else "material",
+                self.priceless,
+                note="" if self.normalised > 0 else "order of magnitude: the likelihood is a distance",
+            ),
+            *force,
         ]
 
     def light(self) -> None:
         """Too dear while training."""
-        return None
+        return

@@ -29,8 +29,13 @@ class Rate(Detector):
     """
 
     def __init__(
-        self, *, low: float = 0.1, absent_nats: float = 0.1, absent_nats_per_unit: float = 1e-3,
-        dead: float = 0.01, weak: float = 0.1,
+        self,
+        *,
+        low: float = 0.1,
+        absent_nats: float = 0.1,
+        absent_nats_per_unit: float = 1e-3,
+        dead: float = 0.01,
+        weak: float = 0.1,
     ) -> None:
         super().__init__()
         self.low, self.dead, self.weak = low, dead, weak

@@ -34,7 +34,7 @@ class FlowDistribution(Distribution):
     sample and slow to evaluate).
     """
 
-    arg_constraints = {}
+    arg_constraints = {}  # pyright: ignore[reportAssignmentType]  (torch's own subclasses do the same)
     has_rsample = True
 
     def __init__(self, base: Distribution, transform, *, inverted: bool = False) -> None:
@@ -74,8 +74,10 @@ class Flow(nn.Module):
         if kind not in KINDS:
             raise Refused(f"expected a flow of kind {', '.join(KINDS)}, but got {kind!r}")
         if units < 2:
-            raise Refused(f"a {kind} flow needs at least 2 latent units, but latent_dim={units}: set latent_dim=2 "
-                             "or more, or take the Gaussian (posterior=normal prior=normal)")
+            raise Refused(
+                f"a {kind} flow needs at least 2 latent units, but latent_dim={units}: set latent_dim=2 "
+                "or more, or take the Gaussian (posterior=normal prior=normal)"
+            )
         flows = _zuko().flows
         build = {"maf": flows.MAF, "iaf": flows.MAF, "nsf": flows.NSF, "realnvp": flows.RealNVP}[kind]
         self.inverted = kind == "iaf"

@@ -79,8 +79,10 @@ class FlowPosterior(nn.Module):
     ) -> None:
         super().__init__()
         if kind not in ("realnvp", "iaf"):
-            raise Refused(f"posterior flow {kind!r} is sampled one unit at a time, far too slow for a posterior: "
-                             "use posterior=realnvp or posterior=iaf (autoregressive flows serve as prior=maf|nsf)")
+            raise Refused(
+                f"posterior flow {kind!r} is sampled one unit at a time, far too slow for a posterior: "
+                "use posterior=realnvp or posterior=iaf (autoregressive flows serve as prior=maf|nsf)"
+            )
         self.base = NormalPosterior(
             features=features, units=units, parametrisation=parametrisation, scale_floor=scale_floor
         )

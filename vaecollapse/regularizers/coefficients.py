@@ -42,8 +42,10 @@ class Ramp(Coefficient):
     def __init__(self, *, value: float, warmup: float = 0.1) -> None:
         super().__init__(value=value)
         if not 0 <= warmup <= 1:
-            raise Refused(f"warmup={warmup} is a share of training, so the ramp would end after training does: "
-                          "give a number from 0 to 1, such as warmup=0.3")
+            raise Refused(
+                f"warmup={warmup} is a share of training, so the ramp would end after training does: "
+                "give a number from 0 to 1, such as warmup=0.3"
+            )
         self.warmup = float(warmup)
 
     def position(self, share: float) -> float:
@@ -90,8 +92,10 @@ class Cyclical(Coefficient):
     def __init__(self, *, value: float, cycles: int = 4, ramp_share: float = 0.5, zero: float = 0.0) -> None:
         super().__init__(value=value)
         if cycles < 1 or ramp_share <= 0 or zero < 0 or zero + ramp_share > 1:
-            raise Refused(f"expected cycles >= 1, ramp_share > 0, zero >= 0 and zero + ramp_share <= 1, but got "
-                          f"cycles={cycles} ramp_share={ramp_share} zero={zero}")
+            raise Refused(
+                f"expected cycles >= 1, ramp_share > 0, zero >= 0 and zero + ramp_share <= 1, but got "
+                f"cycles={cycles} ramp_share={ramp_share} zero={zero}"
+            )
         self.cycles, self.ramp_share, self.zero = int(cycles), float(ramp_share), float(zero)
 
     def ramp(self, share: float) -> float:

@@ -100,8 +100,10 @@ class FreeBits(Regularizer):
         if groups not in GROUPINGS:
             raise Refused(f"regularizer.groups={groups} is no grouping: take unit, token or all")
         if scale not in ("one", "units") or mean_batch not in ("inside", "outside"):
-            raise Refused(f"expected regularizer.scale one or units and regularizer.mean_batch inside or outside, but got "
-                          f"scale={scale} mean_batch={mean_batch}")
+            raise Refused(
+                f"expected regularizer.scale one or units and regularizer.mean_batch inside or outside, but got "
+                f"scale={scale} mean_batch={mean_batch}"
+            )
         if form != "hinge" and (scale != "one" or mean_batch != "outside"):
             raise Refused(f"scale and mean_batch belong to the hinge, but form={form}: set regularizer.form=hinge")
         self.floor, self.form, self.groups, self.scale = float(floor), form, groups, scale
@@ -131,10 +133,14 @@ class FreeBits(Regularizer):
         flow = elbo.kl.ndim == 1
         name = ("batch_total" if flow else "batch_unit") if self.form == "auto" else self.form
         if flow and name != "batch_total":
-            raise Refused(f"regularizer.form={name} needs a KL per unit and example, which a flow posterior or prior "
-                          "does not have: set regularizer.form=batch_total, or posterior=normal prior=normal")
+            raise Refused(
+                f"regularizer.form={name} needs a KL per unit and example, which a flow posterior or prior "
+                "does not have: set regularizer.form=batch_total, or posterior=normal prior=normal"
+            )
         if not flow and self.groups == "token" and FORMS[name].groups is None and elbo.kl.ndim < 3:
-            raise Refused("regularizer.groups=token needs a latent of at least two axes, but this one is a vector: "
-                          "set regularizer.groups=unit")
+            raise Refused(
+                "regularizer.groups=token needs a latent of at least two axes, but this one is a vector: "
+                "set regularizer.groups=unit"
+            )
         form = FORMS[name]
         return form._replace(batch_inside=self.mean_batch == "inside") if name == "hinge" else form
