@@ -267,7 +267,9 @@ def find_mechanisms(held_out: Readings, facts: Facts, state: str) -> list[str]:
     applied, price = value(held_out, "weight_declared"), held_out.get("price_of_a_nat", MISSING)
     weight, floored = facts.weight or 0.0, value(held_out, "floor_saturation", 0.0) > 0
     force = held_out.get("penalty_force", MISSING)
-    forceless = force.value is not None and force.value < (force.threshold or 0) and status(held_out, "rate") != "absent"
+    forceless = (
+        force.value is not None and force.value < (force.threshold or 0) and status(held_out, "rate") != "absent"
+    )
     inert = facts.finished and (applied == 0 or reached(held_out, "zero_gradient") or forceless)
     # At the schedule's end the weight that acts must be the one declared for it, and the one the trained model shows
     # unless a floor is in the way.

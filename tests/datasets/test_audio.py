@@ -9,8 +9,9 @@ import pytest
 import soundfile as sf
 import torch
 
-from vaecollapse.datasets.audio import AudioFolderData, resample
+from vaecollapse.datasets.audio import AudioFolderData
 from vaecollapse.datasets.base import Visit
+from vaecollapse.datasets.recordings import resample
 from vaecollapse.refusal import Refused
 
 RATE = 8000
