@@ -39,7 +39,7 @@ class Here:
     def __call__(self, *arguments: str, work=lambda cfg, directory, overrides: "healthy") -> int:
         def train(cfg, directory, overrides):
             self.jobs.append((cfg, directory, overrides))
-            return types.SimpleNamespace(verdict=work(cfg, directory, overrides))
+            return types.SimpleNamespace(verdict=work(cfg, directory, overrides), diagnosis=None, directory=directory)
 
         self.patch.setitem(sys.modules, "vaecollapse.tasks", types.SimpleNamespace(train=train))
         self.patch.setattr(sys, "argv", ["vaecollapse-train", *arguments])

@@ -17,7 +17,6 @@ from vaecollapse import __version__
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # one process builds, the others would wait for it
-pytestmark = pytest.mark.xdist_group("packaging")
 
 
 def run(*line: str | Path, cwd: Path) -> str:

@@ -11,7 +11,6 @@ from pair import laws
 
 from vaecollapse.regularizers.free_bits import FORMS
 
-pytestmark = pytest.mark.xdist_group("pair")
 
 
 @pytest.fixture(scope="session")

@@ -270,7 +270,9 @@ def find_mechanisms(held_out: Readings, facts: Facts, state: str) -> list[str]:
     forceless = (
         force.value is not None and force.value < (force.threshold or 0) and status(held_out, "rate") != "absent"
     )
-    inert = facts.finished and (applied == 0 or reached(held_out, "zero_gradient") or forceless)
+    inert = facts.finished and (
+        applied == 0 or reached(held_out, "zero_gradient") or (forceless and status(held_out, "rate") != "absent")
+    )
     # At the schedule's end the weight that acts must be the one declared for it, and the one the trained model shows
     # unless a floor is in the way.
     late = facts.finished and facts.weight is not None and abs(applied - weight) > 0.05 * weight

@@ -81,5 +81,5 @@ def test_every_number_in_the_yaml_does_something(regularizer: str) -> None:
     elbo, progress = bound(torch.randn(16, 8)), Progress(90, 100)
     before = instantiate(cfg)(elbo, progress).loss
     for key in (key for key, value in cfg.items() if isinstance(value, int | float) and not isinstance(value, bool)):
-        changed = OmegaConf.merge(cfg, {key: float(cfg[key]) + 0.5})
+        changed = OmegaConf.merge(cfg, {key: float(cfg[key]) + 5.0})
         assert not torch.equal(instantiate(changed)(elbo, progress).loss, before), key

@@ -1,0 +1,206 @@
+"""What every model in conf/ owes, with every posterior and prior it can have; newcomers included."""
+
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from vaecollapse import config
+from vaecollapse.batch import Batch
+from vaecollapse.datasets.base import VAEData
+from vaecollapse.elbo import gaussian
+from vaecollapse.refusal import Refused
+from vaecollapse.tasks import build_model
+from vaecollapse.vae import VAE
+
+GROUPS = config.options([config.folder()])
+MODELS = [name for name in GROUPS["model"] if name != "custom"]
+# fewer and shorter examples than the defaults; a newcomer's dataset may stay as it is
+SMALL = {"DrumsData": {"clips": 60, "seconds": 0.25}, "GaussianData": {"examples": 64}}
+COUNT = 8
+
+
+def combinations() -> Iterator[tuple[str, str, str]]:
+    """Where a model's yaml reads the groups, all of their options; else its own choice."""
+    for name in MODELS:
+        text = (config.folder() / "model" / f"{name}.yaml").read_text("utf-8")
+        reads = [re.search(rf"\$\{{{group}\}}", text) is not None for group in ("posterior", "prior")]
+        for posterior, prior in itertools.product(
+            GROUPS["posterior"] if reads[0] else [""], GROUPS["prior"] if reads[1] else [""]
+        ):
+            yield name, posterior, prior
+
+
+walk = pytest.mark.parametrize(("name", "posterior", "prior"), list(combinations()))
+
+
+@functools.cache
+def composed(name: str, posterior: str = "", prior: str = "") -> dict[str, Any]:
+    chosen = [f"posterior={posterior}"] * bool(posterior) + [f"prior={prior}"] * bool(prior)
+    cfg = config.compose([f"model={name}", *chosen])
+    return {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("model", "dataset", "trainer")}
+
+
+@functools.cache
+def data_of(name: str) -> VAEData:
+    node = composed(name)["dataset"]
+    data = instantiate(node | SMALL.get(node["_target_"].rpartition(".")[2], {}) | {"batch_size": COUNT})
+    data.setup()
+    return data
+
+
+def build(parts: dict[str, Any], data: VAEData, seed: int = 0) -> VAE:
+    torch.manual_seed(seed)
+    vae = build_model(OmegaConf.create({"model": parts["model"]}), data)
+    return vae.double() if str(parts["trainer"]["precision"]).startswith("64") else vae
+
+
+def made(name: str, posterior: str = "", prior: str = "", seed: int = 0) -> tuple[VAE, Batch]:
+    """The model as training would start it, and validation examples."""
+    vae, data = build(composed(name, posterior, prior), data_of(name), seed), data_of(name)
+    kind = next(vae.parameters()).dtype
+    first, batch = (data.examples(split, COUNT) for split in ("train", "validation"))
+    vae.calibrate(first._replace(x=first.x.to(kind)))
+    return vae, batch._replace(x=batch.x.to(kind))
+
+
+@walk
+def test_the_bound_is_finite_and_its_gradient_reaches_every_parameter(name, posterior, prior) -> None:
+    vae, batch = made(name, posterior, prior)
+    elbo = vae.elbo(batch)
+    (elbo.distortion + elbo.rate).mean().backward()
+    assert elbo.distortion.isfinite().all()
+    assert elbo.kl.isfinite().all()
+    silent = [key for key, p in vae.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not silent
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in vae.parameters())
+
+
+@walk
+def test_the_kl_is_per_unit_exactly_where_both_are_gaussian(name, posterior, prior) -> None:
+    vae, batch = made(name, posterior, prior)
+    elbo = vae.elbo(batch, seed=0)
+    unit = tuple(elbo.posterior.event_shape)
+    assert tuple(elbo.prior.event_shape) == unit
+    assert tuple(elbo.z.shape) == (COUNT, *unit)
+    factorised = gaussian(elbo.posterior) is not None and gaussian(elbo.prior) is not None
+    assert tuple(elbo.kl.shape) == ((COUNT, *unit) if factorised else (COUNT,))
+    assert factorised == (posterior in ("", "normal") and prior in ("", "normal"))
+    if factorised:
+        assert (elbo.kl >= 0).all()
+
+
+@walk
+def test_a_checkpoint_carries_the_whole_model(name, posterior, prior) -> None:
+    """Calibrated constants included: another start, loaded, gives the same bound to the last bit."""
+    vae, batch = made(name, posterior, prior)
+    other = build(composed(name, posterior, prior), data_of(name), seed=1)
+    before = other.eval().elbo(batch, seed=3)
+    other.load_state_dict(vae.state_dict())
+    after, expected = other.elbo(batch, seed=3), vae.eval().elbo(batch, seed=3)
+    assert torch.equal(after.distortion, expected.distortion)
+    assert torch.equal(after.kl, expected.kl)
+    assert not torch.equal(before.distortion, expected.distortion)
+
+
+@walk
+def test_a_keyed_bound_depends_on_the_example_and_nothing_else(name, posterior, prior) -> None:
+    """Not on the other examples, their order, the random state, or how often it was read."""
+    vae, batch = made(name, posterior, prior)
+    vae.eval()
+    state, weights = torch.get_rng_state(), deepcopy(vae.state_dict())
+    with torch.no_grad():
+        whole, again = vae.elbo(batch, seed=1), vae.elbo(batch, seed=1)
+        back = vae.elbo(batch.part(torch.arange(COUNT).flip(0)), seed=1)
+        halves = [vae.elbo(batch.part(rows), seed=1) for rows in (slice(0, 3), slice(3, COUNT))]
+        later, other = vae.elbo(batch, seed=1, epoch=1), vae.elbo(batch, seed=2)
+    for part in ("distortion", "kl", "z"):
+        expected = getattr(whole, part)
+        assert torch.equal(getattr(again, part), expected)
+        joined = torch.cat([getattr(half, part) for half in halves])
+        torch.testing.assert_close(joined, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(getattr(back, part).flip(0), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(later.z, whole.z)
+    assert not torch.equal(other.z, whole.z)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in vae.state_dict().items())
+
+
+# ---- no knob of a model is dead
+
+WORDS = {
+    "pool": ["mean", "strided", "meanstd", "flatten"],
+    "kind": ["realnvp", "iaf", "nsf", "maf"],
+    "parametrisation": ["scale", "log_variance"],
+}
+READ_WITH = {"scale_floor": {"parametrisation": "scale"}}
+
+
+def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        elif not key.startswith("_"):
+            yield (*path, key)
+
+
+def alternatives(key: str, value: Any) -> list[Any]:
+    """Other values a knob could have."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, max(1, value // 2), max(1, value // 16)]
+    if isinstance(value, float):
+        return [value / 2, value * 2]
+    if isinstance(value, list):
+        return [value[:-1], [each * 2 for each in value]]
+    return [word for word in WORDS.get(key, ()) if word != value]
+
+
+def reading(name: str, model: dict) -> tuple[list, list[torch.Tensor]]:
+    """Shapes of all parameters, and the bound; a knob that moves neither does nothing."""
+    vae = build(composed(name) | {"model": model}, data_of(name)).eval()
+    batch = data_of(name).examples("train", COUNT)
+    batch = batch._replace(x=batch.x.to(next(vae.parameters()).dtype))
+    vae.calibrate(batch)
+    with torch.no_grad():
+        elbo = vae.elbo(batch, seed=0)
+    return [(key, p.shape) for key, p in vae.named_parameters()], [elbo.distortion, elbo.kl]
+
+
+def set_to(model: dict, path: tuple[str, ...], value: Any) -> dict:
+    changed = deepcopy(model)
+    node = functools.reduce(lambda part, key: part[key], path[:-1], changed)
+    node.update(READ_WITH.get(path[-1], {}))
+    node[path[-1]] = value
+    return changed
+
+
+def acts(name: str, model: dict, path: tuple[str, ...], value: Any) -> bool:
+    own = functools.reduce(lambda part, key: part[key], path, model)
+    shapes, bound = reading(name, set_to(model, path, own))
+    try:
+        new_shapes, new_bound = reading(name, set_to(model, path, value))
+    except (Refused, InstantiationException):
+        return False
+    return shapes != new_shapes or not all(torch.equal(a, b) for a, b in zip(bound, new_bound, strict=True))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_knob_of_the_yaml_changes_the_model_or_its_bound(name) -> None:
+    model = composed(name)["model"]
+    knobs = [path for path in leaves(model) if path[-1] not in data_of(name).facts]
+    assert knobs
+    for path in knobs:
+        own = functools.reduce(lambda part, key: part[key], path, model)
+        tried = alternatives(path[-1], own)
+        assert tried, f"model.{'.'.join(path)}={own}: say in WORDS what else it can be"
+        assert any(acts(name, model, path, value) for value in tried), f"model.{'.'.join(path)} changes nothing"
