@@ -42,7 +42,6 @@ def own(item: dict) -> dict:
     return {name: value for name, value in item.items() if not name.startswith(("_", "trainer/")) and name != "step"}
 
 
-@pytest.mark.xdist_group("wandb")
 @pytest.mark.parametrize("job", [0, 1])
 def test_wandb_keeps_the_numbers_of_the_run_directory(jobs, job: int) -> None:
     """Every line, in order, to the last digit; and each job of a sweep is a W&B run of its own."""
@@ -53,7 +52,6 @@ def test_wandb_keeps_the_numbers_of_the_run_directory(jobs, job: int) -> None:
     assert {"val/latent/rate", "val/latent/gap", "collapse/verdict", "train/objective/weight_applied"} <= names
 
 
-@pytest.mark.xdist_group("wandb")
 def test_wandb_knows_the_configuration_of_each_run(jobs) -> None:
     """Without it the runs of a sweep cannot be told apart."""
     for job, beta in ((0, 1), (1, 8)):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from vaecollapse import cli, config
+from vaecollapse import cli, config, tasks
 from vaecollapse.diagnosis import STATES
 from vaecollapse.table import NAMES, number
 
@@ -58,7 +58,7 @@ def value(directory: Path, reading: str) -> float:
     return read(directory, "verdict.json")["readings"][reading]["value"]
 
 
-# ---- one sweep, one dead run and the command it prescribes, shared by the laws below
+# ---- one sweep, one dead run and the command it prescribes, shared by the laws up to the next line like this
 
 
 @pytest.fixture(scope="module")
@@ -93,125 +93,144 @@ def directories(sweep, dead) -> list[Path]:
     return [dead[1], *sweep[1].values()]
 
 
-@pytest.mark.xdist_group("train")
-class TestRuns:
-    def test_a_run_leaves_every_promised_file_and_no_other(self, directories):
-        assert len(directories) == 5
-        for directory in directories:
-            assert {path.name for path in directory.iterdir()} == PROMISED
-            assert {path.name for path in (directory / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+def test_a_run_leaves_every_promised_file_and_no_other(directories):
+    assert len(directories) == 5
+    for directory in directories:
+        assert PROMISED <= {path.name for path in directory.iterdir()} <= PROMISED | {"samples", "report.html"}
+        assert {path.name for path in (directory / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
-    def test_config_is_resolved_and_says_what_was_typed(self, dead, sweep):
-        text = (dead[1] / "config.yaml").read_text()
-        assert "${" not in text
-        assert OmegaConf.create(text).regularizer.weight.value == 8
-        assert (dead[1] / "overrides.txt").read_text().splitlines() == [*LINEAR, "beta=8", "fail_on=[healthy]"]
-        for (beta, seed), directory in sweep[1].items():
-            typed = (directory / "overrides.txt").read_text().splitlines()
-            assert {f"beta={beta:g}", f"seed={seed}", *LINEAR} <= set(typed)
 
-    def test_provenance_names_versions_seed_and_data(self, sweep):
-        found = {key: read(directory, "provenance.json") for key, directory in sweep[1].items()}
-        for (_, seed), provenance in found.items():
-            assert provenance["seed"] == seed
-            assert provenance["versions"]["torch"] == version("torch")
-            assert {"lightning", "hydra-core", "python"} <= set(provenance["versions"])
-        data = {key: provenance["data"]["hash"] for key, provenance in found.items()}
-        assert data[1, 0] == data[8, 0] != data[1, 1], "the fingerprint follows the data, which the seed draws"
+def test_config_is_resolved_and_says_what_was_typed(dead, sweep):
+    text = (dead[1] / "config.yaml").read_text()
+    assert "${" not in text
+    assert OmegaConf.create(text).regularizer.weight.value == 8
+    assert (dead[1] / "overrides.txt").read_text().splitlines() == [*LINEAR, "beta=8", "fail_on=[healthy]"]
+    for (beta, seed), directory in sweep[1].items():
+        typed = (directory / "overrides.txt").read_text().splitlines()
+        assert {f"beta={beta:g}", f"seed={seed}", *LINEAR} <= set(typed)
 
-    def test_metrics_are_whole_strict_lines_and_the_table_is_derived_from_them(self, directories):
-        for directory in directories:
-            rows = lines(directory, "metrics.jsonl")
-            with (directory / "metrics.csv").open(newline="") as file:
-                table = list(csv.DictReader(file))
-            assert list(table[0]) == list(dict.fromkeys(key for row in rows for key in row))
-            plain = [{key: "" if v is None else str(v) for key, v in row.items()} for row in rows]
-            assert [{key: row.get(key, "") for key in table[0]} for row in plain] == table
-            assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
 
-    def test_the_series_of_units_add_up_to_the_rate(self, directories):
-        for directory in directories:
-            with (directory / "units.csv").open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            assert list(rows[0]) == ["epoch", "step", "unit", "reading", "value"]
-            last = [row for row in rows if row["step"] == rows[-1]["step"] and row["reading"] == "kl"]
-            assert [int(row["unit"]) for row in last] == list(range(5))
-            assert sum(float(row["value"]) for row in last) == pytest.approx(value(directory, "rate"), rel=1e-9)
+def test_provenance_names_versions_seed_and_data(sweep):
+    found = {key: read(directory, "provenance.json") for key, directory in sweep[1].items()}
+    for (_, seed), provenance in found.items():
+        assert provenance["seed"] == seed
+        assert provenance["versions"]["torch"] == version("torch")
+        assert {"lightning", "hydra-core", "python"} <= set(provenance["versions"])
+    data = {key: provenance["data"]["hash"] for key, provenance in found.items()}
+    assert data[1, 0] == data[8, 0] != data[1, 1], "the fingerprint follows the data, which the seed draws"
 
-    def test_the_verdict_is_the_last_one_told(self, directories):
-        for directory in directories:
-            verdict = read(directory, "verdict.json")
-            assert {"verdict", "confidence", "mechanisms", "findings", "refuted", "missing", "readings",
-                    "prescriptions"} <= set(verdict)  # fmt: skip
-            assert [e["to"] for e in lines(directory, "events.jsonl") if e["event"] == "verdict"][-1] == verdict[
-                "verdict"
-            ]
-            codes = [row["collapse/verdict"] for row in lines(directory, "metrics.jsonl") if "collapse/verdict" in row]
-            assert STATES[int(codes[-1])] == verdict["verdict"]
 
-    def test_best_is_the_epoch_of_the_smallest_selection_value(self, directories):
-        for directory in directories:
-            seen = {row["epoch"]: row["val/selection"] for row in lines(directory, "metrics.jsonl") if "epoch" in row}
-            chosen = {epoch: each for epoch, each in seen.items() if each is not None}
-            best = torch.load(directory / "checkpoints" / "best.ckpt", weights_only=True)
-            assert best["epoch"] == min(chosen, key=chosen.__getitem__)
+def test_metrics_are_whole_strict_lines_and_the_table_is_derived_from_them(directories):
+    for directory in directories:
+        rows = lines(directory, "metrics.jsonl")
+        with (directory / "metrics.csv").open(newline="") as file:
+            table = list(csv.DictReader(file))
+        assert list(table[0]) == list(dict.fromkeys(key for row in rows for key in row))
+        plain = [{key: "" if v is None else str(v) for key, v in row.items()} for row in rows]
+        assert [{key: row.get(key, "") for key in table[0]} for row in plain] == table
+        assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
 
-    def test_the_same_seed_gives_the_same_numbers_and_another_does_not(self, dead, sweep):
-        """In a run of its own and in a sweep."""
-        alone, together, other = dead[1], sweep[1][8, 0], sweep[1][8, 1]
-        readings = [read(directory, "verdict.json")["readings"] for directory in (alone, together, other)]
-        assert readings[0] == readings[1] != readings[2]
-        for name in ("best", "last"):
-            first, second, third = (parameters(directory, name) for directory in (alone, together, other))
-            assert all(torch.equal(first[key], second[key]) for key in first)
-            assert not all(torch.equal(first[key], third[key]) for key in first)
 
-    def test_the_table_names_verdict_three_deciding_numbers_and_a_command(self, dead):
-        verdict = read(dead[1], "verdict.json")
-        text = [line.strip() for line in dead[0].stdout.splitlines() if line.strip()]
-        assert text[0].startswith("posterior_collapse ")
-        assert verdict["verdict"] == "posterior_collapse"
-        assert len(verdict["deciding"]) == 3
-        for name in verdict["deciding"]:
-            shown = NAMES[name], number(verdict["readings"][name]["value"])
-            assert any(line.startswith(shown[0]) and shown[1] in line.split() for line in text), name
-        assert f"try next  {verdict['prescriptions'][0]['command']}" in text
-        assert text[-1].endswith(str(Path("outputs", "train", dead[1].name)))
+def test_the_series_of_units_add_up_to_the_rate(directories):
+    for directory in directories:
+        with (directory / "units.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["epoch", "step", "unit", "reading", "value"]
+        last = [row for row in rows if row["step"] == rows[-1]["step"] and row["reading"] == "kl"]
+        assert [int(row["unit"]) for row in last] == list(range(5))
+        assert sum(float(row["value"]) for row in last) == pytest.approx(value(directory, "rate"), rel=1e-9)
 
-    def test_every_prescribed_command_is_valid_and_another_run(self, directories):
-        for directory in directories:
-            own = config.compose((directory / "overrides.txt").read_text().splitlines())
-            prescribed = [each["command"] for each in read(directory, "verdict.json")["prescriptions"]]
-            assert 1 <= len(prescribed) <= 3
-            for command in prescribed:
-                name, *words = shlex.split(command)
-                assert name == cli.NAME
-                assert config.compose(words) != own, f"{command} is the run it should follow"
 
-    def test_the_prescribed_command_runs_and_cures(self, dead, cured):
-        done, directory = cured
-        assert read(directory, "verdict.json")["verdict"] == "healthy", done.stderr
-        assert value(directory, "rate") > 10 * value(dead[1], "rate")
-        assert value(directory, "gap") > 1 > value(dead[1], "gap")
+def test_the_verdict_is_the_last_one_told(directories):
+    for directory in directories:
+        verdict = read(directory, "verdict.json")
+        assert {"verdict", "confidence", "mechanisms", "findings", "refuted", "missing", "readings",
+                "prescriptions"} <= set(verdict)  # fmt: skip
+        assert [e["to"] for e in lines(directory, "events.jsonl") if e["event"] == "verdict"][-1] == verdict["verdict"]
+        codes = [row["collapse/verdict"] for row in lines(directory, "metrics.jsonl") if "collapse/verdict" in row]
+        assert STATES[int(codes[-1])] == verdict["verdict"]
 
-    def test_fail_on_is_the_exit_code_of_the_verdicts_listed(self, dead, cured):
-        assert dead[0].returncode == 0, "a collapse is not listed"
-        assert cured[0].returncode == cli.FAIL_ON, "healthy is"
 
-    def test_a_sweep_ends_before_it_fails(self, sweep):
-        done, found = sweep
-        assert done.returncode == cli.FAIL_ON, done.stderr
-        assert list(found) == [(8, 0), (8, 1), (1, 0), (1, 1)]
-        verdicts = [read(directory, "verdict.json")["verdict"] for directory in found.values()]
-        assert verdicts == ["posterior_collapse"] * 2 + ["healthy"] * 2
-        assert [line.split()[0] for line in done.stdout.splitlines() if "confidence" in line] == verdicts
+def test_best_is_the_epoch_of_the_smallest_selection_value(directories):
+    for directory in directories:
+        seen = {row["epoch"]: row["val/selection"] for row in lines(directory, "metrics.jsonl") if "epoch" in row}
+        chosen = {epoch: each for epoch, each in seen.items() if each is not None}
+        best = torch.load(directory / "checkpoints" / "best.ckpt", weights_only=True)
+        assert best["epoch"] == min(chosen, key=chosen.__getitem__)
 
-    def test_the_run_with_the_natural_price_is_told_from_the_dead_one(self, sweep):
-        assert value(sweep[1][1, 0], "information_rank") == 3
-        assert value(sweep[1][8, 0], "information_rank") == 0
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(dead, sweep):
+    """In a run of its own and in a sweep."""
+    alone, together, other = dead[1], sweep[1][8, 0], sweep[1][8, 1]
+    readings = [read(directory, "verdict.json")["readings"] for directory in (alone, together, other)]
+    assert readings[0] == readings[1] != readings[2]
+    for name in ("best", "last"):
+        first, second, third = (parameters(directory, name) for directory in (alone, together, other))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+        assert not all(torch.equal(first[key], third[key]) for key in first)
+
+
+def test_the_table_names_verdict_three_deciding_numbers_and_a_command(dead):
+    verdict = read(dead[1], "verdict.json")
+    text = [line.strip() for line in dead[0].stdout.splitlines() if line.strip()]
+    assert text[0].startswith("posterior_collapse ")
+    assert verdict["verdict"] == "posterior_collapse"
+    assert len(verdict["deciding"]) == 3
+    for name in verdict["deciding"]:
+        shown = NAMES[name], number(verdict["readings"][name]["value"])
+        assert any(line.startswith(shown[0]) and shown[1] in line.split() for line in text), name
+    assert f"try next  {verdict['prescriptions'][0]['command']}" in text
+    assert text[-1].endswith(str(Path("outputs", "train", dead[1].name)))
+
+
+def test_every_prescribed_command_is_valid_and_another_run(directories):
+    for directory in directories:
+        own = config.compose((directory / "overrides.txt").read_text().splitlines())
+        prescribed = [each["command"] for each in read(directory, "verdict.json")["prescriptions"]]
+        assert 1 <= len(prescribed) <= 3
+        for command in prescribed:
+            name, *words = shlex.split(command)
+            assert name == cli.NAME
+            assert config.compose(words) != own, f"{command} is the run it should follow"
+
+
+def test_the_prescribed_command_runs_and_cures(dead, cured):
+    done, directory = cured
+    assert read(directory, "verdict.json")["verdict"] == "healthy", done.stderr
+    assert value(directory, "rate") > 10 * value(dead[1], "rate")
+    assert value(directory, "gap") > 1 > value(dead[1], "gap")
+
+
+def test_fail_on_is_the_exit_code_of_the_verdicts_listed(dead, cured):
+    assert dead[0].returncode == 0, "a collapse is not listed"
+    assert cured[0].returncode == cli.FAIL_ON, "healthy is"
+
+
+def test_a_sweep_ends_before_it_fails(sweep):
+    done, found = sweep
+    assert done.returncode == cli.FAIL_ON, done.stderr
+    assert list(found) == [(8, 0), (8, 1), (1, 0), (1, 1)]
+    verdicts = [read(directory, "verdict.json")["verdict"] for directory in found.values()]
+    assert verdicts == ["posterior_collapse"] * 2 + ["healthy"] * 2
+    assert [line.split()[0] for line in done.stdout.splitlines() if "confidence" in line] == verdicts
+
+
+def test_the_run_with_the_natural_price_is_told_from_the_dead_one(sweep):
+    assert value(sweep[1][1, 0], "information_rank") == 3
+    assert value(sweep[1][8, 0], "information_rank") == 0
 
 
 # ---- what ends early
+
+
+@pytest.mark.parametrize("epochs", [4, 17])
+def test_the_last_epoch_is_validated_however_few_there_are(epochs, tmp_path):
+    """model=linear validates every 15 epochs: the weights that training ends with must not go unselected."""
+    overrides = ["model=linear", f"max_epochs={epochs}", f"logger.csv.directory={tmp_path}", "trainer.accelerator=cpu"]
+    tasks.train(config.compose(overrides), tmp_path, overrides)
+    seen = [row["epoch"] for row in lines(tmp_path, "metrics.jsonl") if row.get("val/selection") is not None]
+    assert seen[-1:] == [epochs - 1]
+    assert (tmp_path / "checkpoints" / "best.ckpt").exists()
 
 
 @pytest.mark.parametrize(("sent", "codes"), [(signal.SIGINT, {130}), (signal.SIGTERM, {130, 143})])
@@ -361,7 +380,12 @@ def test_a_model_that_leaves_the_finite_numbers_has_diverged(theirs):
 
 
 def test_a_learning_rate_beyond_reason_has_diverged(tmp_path):
-    done = train("model=linear", "lr=1e6", "max_epochs=5", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    (run,) = runs(tmp_path)
-    assert read(run, "verdict.json")["verdict"] == "diverged"
+    overrides = [
+        "model=linear",
+        "lr=1e6",
+        "max_epochs=5",
+        f"logger.csv.directory={tmp_path}",
+        "trainer.accelerator=cpu",
+    ]
+    assert tasks.train(config.compose(overrides), tmp_path, overrides).verdict == "diverged"
+    assert read(tmp_path, "verdict.json")["verdict"] == "diverged"

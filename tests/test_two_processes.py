@@ -12,7 +12,6 @@ from pair import laws
 from vaecollapse.regularizers.free_bits import FORMS
 
 
-
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("pair")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Batch(NamedTuple):
@@ -33,6 +33,15 @@ class Batch(NamedTuple):
         """The same examples on another device."""
         context, mask, index = (None if field is None else field.to(device) for field in self[1:])
         return self._replace(x=self.x.to(device), context=context, mask=mask, index=index)
+
+    def like(self, module: nn.Module) -> "Batch":
+        """The same examples where the module's parameters are, and in their precision."""
+        own = next((p for p in module.parameters() if p.is_floating_point()), None)
+        if own is None:
+            return self
+        batch = self.to(own.device)
+        x, context = (t.to(own.dtype) if t is not None and t.is_floating_point() else t for t in batch[:2])
+        return batch._replace(x=x, context=context)
 
 
 def collate(examples: Sequence[Batch] | Batch) -> Batch:

@@ -13,7 +13,7 @@ from . import __version__
 from .refusal import Refused
 
 NAME = "vaecollapse-train"
-FAILED, USAGE, FAIL_ON, INTERRUPTED = 1, 2, 3, 130
+FAILED, USAGE, FAIL_ON, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 
 
 def train() -> int:
@@ -57,6 +57,9 @@ class Session:
         except SystemExit as stop:
             if _was_interrupted(stop):
                 return self.interrupted()
+            if stop.code is None:  # Lightning's answer to SIGTERM
+                self.say("terminated")
+                return TERMINATED
             if stop.code and not self.jobs:
                 self.suggest()
             return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -259,7 +262,7 @@ flags
   --hydra-help           every other flag
 
 exit codes
-  0 done   1 refused or failed   2 wrong usage   3 a verdict listed in fail_on   130 interrupted
+  0 done   1 refused or failed   2 wrong usage   3 a verdict listed in fail_on   130 interrupted   143 terminated
   HYDRA_FULL_ERROR=1 in the environment shows whole tracebacks."""
 
 

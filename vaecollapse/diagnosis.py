@@ -47,7 +47,7 @@ class Facts(NamedTuple):
     `weight` is the KL weight the schedule ends at, `forecast` the directions the data offers at the run's own e,
     `unsettled` the largest relative movement of gap and R over the last fifth of training, `share` the part of the
     planned steps done, `fault` what diverged, `finished` False while training goes on, `floor` the run's own in nats
-    per unit (0 without one).
+    per unit (0 without one), `knobs` the run's own values of what a prescription may move.
     """
 
     units: int = 0
@@ -60,6 +60,7 @@ class Facts(NamedTuple):
     finished: bool = True
     schedule_done: bool = True
     floor: float = 0.0
+    knobs: Mapping[str, float] = {}
 
 
 class Verdict(NamedTuple):
@@ -117,7 +118,7 @@ def diagnose(held_out: Readings, training: Readings | None = None, facts: Facts 
             [],
             [],
             readings,
-            prescribe(state, facts.weight, floored=facts.floor > 0),
+            prescribe(state, facts.weight, floored=facts.floor > 0, knobs=facts.knobs),
             deciding,
         )
     return Verdict(
@@ -128,7 +129,7 @@ def diagnose(held_out: Readings, training: Readings | None = None, facts: Facts 
         refute(held_out, state),
         missing(held_out, training),
         readings,
-        prescribe(state, facts.weight, floored=facts.floor > 0),
+        prescribe(state, facts.weight, floored=facts.floor > 0, knobs=facts.knobs),
         deciding,
     )
 

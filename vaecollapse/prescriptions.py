@@ -1,5 +1,6 @@
 """From a state to what to try next: at most three moves, likeliest first."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -11,10 +12,18 @@ class Prescription(NamedTuple):
     command: str | None = None
 
 
-def prescribe(state: str, weight: float | None, *, floored: bool) -> list[Prescription]:
-    """The moves against a state reached at this final KL weight; none raises the weight of a KL that is dead."""
+def prescribe(
+    state: str, weight: float | None, *, floored: bool, knobs: Mapping[str, float] | None = None
+) -> list[Prescription]:
+    """The moves against a state reached at this final KL weight; none raises the weight of a KL that is dead.
+
+    `floored`: did a floor act; `knobs`: the run's own values of seed, max_epochs, lr and latent_dim.
+    """
+    own = {"seed": 0, "max_epochs": 10, "lr": 1e-3, "latent_dim": 16, **(knobs or {})}
     weight = weight or 1.0
-    lower, slower = f"beta={weight / 10:.3g}", "warmup=0.5"
+    lower, higher, slower = f"beta={weight / 10:.3g}", f"beta={max(weight * 10, 1e-3):.3g}", "warmup=0.5"
+    narrower, longer = f"latent_dim={max(2, int(own['latent_dim']) // 4)}", f"max_epochs={2 * int(own['max_epochs'])}"
+    again, gentler = f"seed={int(own['seed']) + 1}", f"lr={own['lr'] / 10:.3g}"
     unfloored = Prescription(("regularizer=beta", lower), "the floor keeps R up, whatever carries it")
     cheaper = Prescription((lower,), "a nat costs more than the data pays for it: R and the gap should rise")
     annealed = Prescription((lower, slower), "and give z half of training before the full price")
@@ -22,17 +31,14 @@ def prescribe(state: str, weight: float | None, *, floored: bool) -> list[Prescr
         "posterior_collapse": [cheaper, annealed],
         "fake_rate": [unfloored, cheaper, annealed] if floored else [cheaper, annealed],
         "bypassed_latent": [Prescription((lower, slower), "let the decoder learn to listen before z costs in full")],
-        "partial_collapse": [
-            cheaper,
-            Prescription((slower,), "slowly, so that more directions live"),
-        ],
+        "partial_collapse": [cheaper, Prescription((slower,), "slowly, so that more directions live")],
         "rate_pinned": [unfloored],
-        "overfit": [Prescription(("latent_dim=4",), "less to remember with; more data would serve better")],
-        "variance_collapse": [Prescription((f"beta={max(weight * 10, 1e-3):.3g}",), "σ is free: raise its price")],
+        "overfit": [Prescription((narrower,), "less to remember with; more data would serve better")],
+        "variance_collapse": [Prescription((higher,), "σ is free: raise its price")],
         "diverged": [
-            Prescription(("lr=1e-4",), "smaller steps"),
+            Prescription((gentler,), "smaller steps"),
             Prescription(("trainer.gradient_clip_val=1",), "bound every single step"),
         ],
-        "healthy": [Prescription(("seed=1",), "the same from another start: a verdict worth having holds")],
+        "healthy": [Prescription((again,), "the same from another start: a verdict worth having holds")],
     }
-    return moves.get(state, [Prescription(("max_epochs=20",), "more training, and another look")])
+    return moves.get(state, [Prescription((longer,), "more training, and another look")])

@@ -1,6 +1,7 @@
 """Configuration in, run directory out. One function per verb."""
 
 import hashlib
+import importlib
 import inspect
 import logging
 import os
@@ -11,11 +12,11 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,7 +25,7 @@ from .batch import Batch, collate
 from .callbacks.monitor import CollapseMonitor
 from .datasets.base import VAEData
 from .diagnosis import Verdict
-from .evaluation import spread
+from .evaluation import quiet, spread
 from .preflight import declared_scale, forecast, rehearse
 from .prescriptions import Prescription
 from .refusal import Refused
@@ -68,33 +69,79 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     )
     trainer: pl.Trainer = instantiate(
         cfg.trainer,
-        callbacks=[*callbacks.values(), checkpoint],
+        callbacks=[*callbacks.values(), checkpoint, LastOnException(directory / "checkpoints" / "last.ckpt")],
         logger=list(loggers.values()),
         default_root_dir=str(directory),
     )
-    to_precision(module, sample, trainer)
+    to_precision(module, trainer)
+    sample = sample.like(module)
     vae.calibrate(sample)
     rehearse(vae, module.regularizer, sample.part(slice(0, 64)))
     monitor = next((c for c in callbacks.values() if isinstance(c, CollapseMonitor)), None)
-    expected = expectation(module, data, sample)
+    with quiet(vae, cfg.seed):
+        units = vae.elbo(sample.part(slice(0, 2)), seed=0).units
+    expected = expectation(module, data, units)
     if monitor:
         monitor.run, monitor.forecast = run, expected
         monitor.command = command_of(overrides)
-    describe(module, data, expected, sample)
+        monitor.knobs = {name: float(cfg[name]) for name in ("seed", "max_epochs", "lr", "latent_dim")}
+    describe(module, expected, units)
     record_start(run, cfg, overrides, data)
-    trainer.fit(module, datamodule=data)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(cast(dict, OmegaConf.to_container(cfg, resolve=True)))
+    try:
+        trainer.fit(module, datamodule=data)
+    finally:
+        finish(trainer)
     verdict = monitor.verdict if monitor else None
     if verdict is None:
         return Outcome("inconclusive", None, directory)
     return Outcome(verdict.verdict, verdict, directory)
 
 
+def finish(trainer: pl.Trainer) -> None:
+    """Closes what a logger keeps open (a W&B run): the next job of a sweep in this process gets one of its own."""
+    for logger in trainer.loggers:
+        end = getattr(getattr(logger, "experiment", None), "finish", None)
+        if callable(end):
+            end()
+
+
+class LastOnException(pl.Callback):
+    """An interrupted run leaves the weights it had (Lightning's own callback deletes them at the next success)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if trainer.world_size == 1:  # the other ranks may be gone
+            trainer.save_checkpoint(self.path)
+
+
+def imported(target: str) -> Any:
+    """The class a `_target_` names; Refused where it cannot be imported."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Refused(
+            f"model._target_={target} cannot be imported from here ({type(error).__name__}: {error}): name a "
+            "class as package.Class, and run where the package is"
+        ) from error
+
+
 def build_model(cfg: DictConfig, data: VAEData) -> VAE:
     """The model, given those of the data's facts that its constructor names."""
-    parameters = inspect.signature(get_class(cfg.model._target_).__init__).parameters
+    parameters = inspect.signature(imported(cfg.model._target_).__init__).parameters
     facts = {name: fact for name, fact in data.facts.items() if name in parameters and name not in cfg.model}
     # facts go in by a plain call: Hydra would turn a tuple among them into a list
-    vae = instantiate(cfg.model, _partial_=True, _convert_="all")(**facts)
+    try:
+        vae = instantiate(cfg.model, _partial_=True, _convert_="all")(**facts)
+    except Exception as error:
+        if isinstance(error, Refused) or isinstance(error.__cause__, Refused):
+            raise
+        said = str(error).splitlines()[0] if str(error) else "no message"
+        raise Refused(f"model._target_={cfg.model._target_} cannot be built: {type(error).__name__}: {said}") from error
     if not isinstance(vae, VAE):
         raise Refused(
             f"model._target_={cfg.model._target_} gives a {type(vae).__name__}, which is no vaecollapse.VAE: "
@@ -109,45 +156,31 @@ def first_examples(data: VAEData, wanted: int) -> Batch:
     return collate([dataset[i] for i in spread(len(dataset), wanted)])
 
 
-def to_precision(module: Training, sample: Batch, trainer: pl.Trainer) -> None:
-    """Puts the module where the sample's numbers are: the rehearsal runs before Lightning moves anything."""
+def to_precision(module: Training, trainer: pl.Trainer) -> None:
+    """The rehearsal runs before Lightning gives the module its precision."""
     if str(trainer.precision).startswith("64"):
         module.double()
 
 
-def expectation(module: Training, data: VAEData, sample: Batch) -> int | None:
+def expectation(module: Training, data: VAEData, units: int) -> int | None:
     """Directions the data offers at the run's own e = β s², where the likelihood is a fixed Gaussian on the data."""
     scale = declared_scale(module.vae)
-    if scale is None or not module.vae.normalised:
+    if scale is None:
         return None
     dataset: Any = data.train_dataloader().dataset
     x = collate([dataset[i] for i in spread(len(dataset), 4096)]).x
-    with torch.no_grad():
-        units = module.vae.elbo(sample.part(slice(0, 2)), seed=0).units
     return forecast(x, e=module.final_weight * scale**2, units=units)
 
 
-def describe(module: Training, data: VAEData, expected: int | None, sample: Batch) -> None:
+def describe(module: Training, expected: int | None, units: int) -> None:
     """A few lines on what is about to be trained."""
-    table = getattr(module.vae, "parameter_table", None)
     parameters = sum(p.numel() for p in module.vae.parameters())
-    with torch.no_grad():
-        units = module.vae.elbo(sample.part(slice(0, 2)), seed=0).units
-    stages = ", ".join(f"{name} {count:,}" for name, count in table()) if table else ""
-    log.info(
-        "model: %s, %d latent units, %s parameters%s",
-        type(module.vae).__name__,
-        units,
-        f"{parameters:,}",
-        f" ({stages})" if stages else "",
-    )
-    floor = getattr(module.regularizer, "floor", None)
-    if floor:
-        log.info(
-            "free bits: a floor of %g nats per unit, %.3g in total; below it the KL is free, nothing pushes it up",
-            floor,
-            floor * units,
-        )
+    log.info("model: %s, %d latent units, %s parameters", type(module.vae).__name__, units, f"{parameters:,}")
+    if table := getattr(module.vae, "parameter_table", None):
+        log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in table()))
+    if floor := getattr(module.regularizer, "floor", None):
+        total = floor * units
+        log.info("free bits: %g nats per unit are free, %.3g in total; nothing pushes the KL up to them", floor, total)
     if expected is not None:
         log.info("forecast: the data offers %d of %d directions at this price", expected, units)
 
@@ -208,5 +241,6 @@ def quiet_lightning() -> None:
         ("lightning", ".*LeafSpec.*"),
         ("lightning", ".*smaller than the logging interval.*"),
         ("lightning", ".*does not have many workers.*"),
+        ("lightning", ".*returned `None`.*"),
     ):
         warnings.filterwarnings("ignore", message=message, module=module)

@@ -65,8 +65,21 @@ class Training(LightningModule):
         self.total = int(steps) if math.isfinite(steps) else 1
         self.log_every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """A gradient that is not finite ends training with the parameter's name, and its step is not taken."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if gradients and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            named = ((name, p.grad) for name, p in self.vae.named_parameters() if p.grad is not None)
+            first = next((name for name, grad in named if not torch.isfinite(grad).all()), "the model, in total,")
+            self.stop(f"the gradient of {first} is not finite at step {self.trainer.global_step}")
+            optimizer.zero_grad()
+
+    def on_train_epoch_start(self) -> None:
+        if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
+            self.trainer.check_val_every_n_epoch = 1  # the last weights are selected from too
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
-        elbo = self.vae.elbo(batch)
+        elbo = self.vae.elbo(batch.like(self))
         objective = self.regularizer(elbo, self.progress)
         if not torch.isfinite(objective.loss):
             parts = {"z": elbo.z, "the KL": elbo.kl, "the distortion": elbo.distortion, "the objective": objective.loss}
@@ -97,7 +110,7 @@ class Training(LightningModule):
             logger.log_metrics(numbers, self.trainer.global_step)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        elbo = self.vae.elbo(batch, seed=self.seed, epoch=self.trainer.current_epoch)
+        elbo = self.vae.elbo(batch.like(self), seed=self.seed, epoch=self.trainer.current_epoch)
         self.metric("distortion").update(elbo.distortion)
         self.metric("rate").update(elbo.rate)
 

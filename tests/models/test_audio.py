@@ -11,7 +11,7 @@ from vaecollapse.distributions.likelihoods import LaplaceLikelihood, NormalLikel
 from vaecollapse.distributions.posteriors import FlowPosterior, NormalPosterior
 from vaecollapse.distributions.priors import FlowPrior, NormalPrior
 from vaecollapse.models.audio import AudioVAE
-from vaecollapse.nn.audio import POOLS, plan
+from vaecollapse.nn.audio import INJECTIONS, POOLS, TimePool, plan
 from vaecollapse.refusal import Refused
 
 TIME = 2048
@@ -22,8 +22,9 @@ HEADS = {
 }
 LIKELIHOODS = {
     "spectral": SpectralLikelihood,
-    "normal": partial(NormalLikelihood, learn_scale=True),
-    "laplace": LaplaceLikelihood,
+    "all terms": partial(SpectralLikelihood, log_mel=1.0, waveform=0.5, waveform_norm="l2", loudness=2.0),
+    "normal": partial(NormalLikelihood, scale_mode="learned"),
+    "laplace": partial(LaplaceLikelihood, scale_mode="optimal"),
 }
 BASE = {"event_shape": (TIME,), "sample_rate": 8000, "latent_dim": 6, "capacity": 4}
 
@@ -48,9 +49,10 @@ def clips(count: int = 6, time: int = TIME) -> Batch:
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("z_inject", INJECTIONS)
 @pytest.mark.parametrize("pool", POOLS)
-def test_gradients_reach_every_parameter(pool, heads, likelihood):
-    vae, batch = audio_vae(pool=pool, heads=heads, likelihood=likelihood), clips()
+def test_gradients_reach_every_parameter(pool, z_inject, heads, likelihood):
+    vae, batch = audio_vae(pool=pool, z_inject=z_inject, heads=heads, likelihood=likelihood), clips()
     vae.calibrate(batch)
     elbo = vae.elbo(batch)
     (elbo.distortion + elbo.rate).mean().backward()
@@ -63,8 +65,9 @@ def test_gradients_reach_every_parameter(pool, heads, likelihood):
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("pool", POOLS)
 def test_no_example_sees_another(pool, likelihood, heads):
-    """Permuting the batch permutes D, R and z; an example alone reads as it does in company."""
-    vae, batch = audio_vae(pool=pool, likelihood=likelihood, heads=heads), clips()
+    """Permuting the batch permutes D, R and z; an example alone reads as it does in company (in evaluation: an optimal
+    scale is the batch's own)."""
+    vae, batch = audio_vae(pool=pool, likelihood=likelihood, heads=heads).eval(), clips()
     vae.calibrate(batch)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     with torch.no_grad():
@@ -92,10 +95,25 @@ def test_what_lies_under_the_padding_changes_nothing(pool, likelihood):
     torch.testing.assert_close(vae.state_dict(), floors)
 
 
-@pytest.mark.parametrize("pool", ["mean", "meanstd"])
+def test_attention_starts_as_the_mean_and_weighs_frames_by_its_query():
+    torch.manual_seed(0)
+    x, mask = torch.randn(3, 8, 20), torch.arange(20) < torch.tensor([[20], [7], [0]])
+    pool, mean = (TimePool(pool=name, channels=8, length=20) for name in ("attention", "mean"))
+    torch.testing.assert_close(pool(x, mask), mean(x, mask))
+    with torch.no_grad():
+        pool.query.copy_(1e3 * x[1, :, 4])
+    torch.testing.assert_close(pool(x, mask)[1], x[1, :, :7][:, (x[1, :, 4] @ x[1, :, :7]).argmax()])
+    assert (pool(x, mask)[2] == 0).all(), "a clip that is all padding"
+    dirty = torch.where(mask[:, None], x, torch.full_like(x, 1e6))
+    torch.testing.assert_close(pool(dirty, mask), pool(x, mask))
+
+
+@pytest.mark.parametrize("pool", ["mean", "meanstd", "attention"])
 def test_a_mean_over_time_ignores_silence_far_from_the_data(pool):
     """Appending padding moves a masked mean only through the frames at the border; `flatten` sees position."""
     vae, batch = audio_vae(pool=pool), clips()
+    if pool == "attention":
+        torch.nn.init.normal_(vae.encoder.pool.query)
     short = batch.x[:1, : TIME // 2], batch.mask[:1, : TIME // 2]
     with torch.no_grad():
         long = vae.encode(batch.x[:1], None, batch.mask[:1]).mean
@@ -117,7 +135,7 @@ def test_the_level_of_the_data_set_changes_neither_z_nor_distortion(likelihood):
             elbo = vae.elbo(data, seed=1)
         readings.append(elbo)
     torch.testing.assert_close(readings[0].z, readings[1].z, rtol=1e-3, atol=1e-4)
-    if likelihood == "spectral":
+    if not vae.normalised:
         torch.testing.assert_close(readings[0].distortion, readings[1].distortion, rtol=1e-3, atol=1e-3)
 
 
@@ -126,7 +144,7 @@ def test_the_likelihood_says_whether_it_is_a_density(likelihood):
     vae, batch = audio_vae(likelihood=likelihood), clips()
     vae.calibrate(batch)
     between = vae.between(batch, torch.zeros(6, 6), torch.arange(6).roll(1))
-    assert vae.normalised == vae.decode(torch.zeros(6, 6)).normalised == (likelihood != "spectral")
+    assert vae.normalised == vae.decode(torch.zeros(6, 6)).normalised == (likelihood in ("normal", "laplace"))
     assert (between is None) == vae.normalised
     assert vae.decode(torch.zeros(6, 6), None, batch.mask).mean.shape == batch.x.shape
     if vae.normalised:  # the decoder's own waveform is where the density of its features peaks
@@ -143,13 +161,16 @@ def test_the_likelihood_says_whether_it_is_a_density(likelihood):
         ("max_channels", 8),
         ("pool", "mean"),
         ("pool", "meanstd"),
+        ("pool", "attention"),
         ("pool", "strided"),
+        ("z_inject", "first"),
         ("dilations", (1, 9)),
         ("residual_units", 1),
         ("event_shape", (TIME + 513,)),
         ("posterior", HEADS["flows"][0]),
         ("prior", HEADS["flows"][1]),
         ("likelihood", "laplace"),
+        ("likelihood", "all terms"),
     ],
 )
 def test_every_option_changes_something(option, value):
@@ -165,10 +186,11 @@ def test_every_option_changes_something(option, value):
     assert not torch.allclose(torch.cat(readings[0]), torch.cat(readings[1]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("likelihood", ["normal", "all terms"])
 @pytest.mark.parametrize("options", [{"mels": 20}, {"sample_rate": 16000}])
-def test_the_features_follow_mels_and_sample_rate(options):
+def test_the_features_follow_mels_and_sample_rate(options, likelihood):
     batch = clips()
-    one, other = (audio_vae(likelihood="normal", **o).elbo(batch, seed=1).distortion for o in ({}, options))
+    one, other = (audio_vae(likelihood=likelihood, **o).eval().elbo(batch, seed=1).distortion for o in ({}, options))
     assert not torch.allclose(one, other, rtol=1e-3)
 
 
@@ -216,12 +238,15 @@ def test_upsampling_leaves_no_checkerboard():
         assert (inside - inside[0]).abs().max() < 1e-4
 
 
-def test_z_acts_in_every_stage():
-    vae, z = audio_vae(), torch.randn(2, 6)
-    for stage in vae.decoder.stages:
+@pytest.mark.parametrize("z_inject", INJECTIONS)
+def test_z_acts_in_every_stage_or_in_the_first_alone(z_inject):
+    vae, z = audio_vae(z_inject=z_inject), torch.randn(2, 6)
+    assert len(vae.decoder.stages) > 1
+    for i, stage in enumerate(vae.decoder.stages):
         h = torch.randn(1, stage.conv.in_channels, 32).expand(2, -1, -1)
         one, other = stage(h, z)
-        assert (one - other).abs().max() > 1e-3
+        acts = (one - other).abs().max() > 1e-3
+        assert acts == (z_inject == "all" or i == 0)
 
 
 def test_state_survives_a_checkpoint():
@@ -239,7 +264,8 @@ def test_state_survives_a_checkpoint():
     [
         ({"event_shape": (255,)}, "at least 256 samples"),
         ({"event_shape": (2, 8192)}, "mono"),
-        ({"pool": "max"}, "flatten, mean, meanstd, strided"),
+        ({"pool": "max"}, "flatten, mean, meanstd, attention, strided"),
+        ({"z_inject": "last"}, "z_inject=all"),
         ({"capacity": 300}, "max_channels"),
         ({"latent_dim": 0}, "latent_dim=16"),
         ({"mels": 40}, "does nothing"),

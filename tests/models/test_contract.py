@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -29,14 +30,18 @@ COUNT = 8
 
 
 def combinations() -> Iterator[tuple[str, str, str]]:
-    """Where a model's yaml reads the groups, all of their options; else its own choice."""
+    """Every model as it comes, and with all options of the groups that its yaml reads (once for models that differ in
+    their defaults alone)."""
+    seen = []
     for name in MODELS:
-        text = (config.folder() / "model" / f"{name}.yaml").read_text("utf-8")
-        reads = [re.search(rf"\$\{{{group}\}}", text) is not None for group in ("posterior", "prior")]
-        for posterior, prior in itertools.product(
-            GROUPS["posterior"] if reads[0] else [""], GROUPS["prior"] if reads[1] else [""]
-        ):
-            yield name, posterior, prior
+        yield name, "", ""
+        node = yaml.safe_load((config.folder() / "model" / f"{name}.yaml").read_text("utf-8"))["model"]
+        reads = [f"${{{group}}}" in node.values() for group in ("posterior", "prior")]
+        if node not in seen and any(reads):
+            seen.append(node)
+            yield from itertools.product(
+                [name], GROUPS["posterior"] if reads[0] else [""], GROUPS["prior"] if reads[1] else [""]
+            )
 
 
 walk = pytest.mark.parametrize(("name", "posterior", "prior"), list(combinations()))
@@ -93,7 +98,8 @@ def test_the_kl_is_per_unit_exactly_where_both_are_gaussian(name, posterior, pri
     assert tuple(elbo.z.shape) == (COUNT, *unit)
     factorised = gaussian(elbo.posterior) is not None and gaussian(elbo.prior) is not None
     assert tuple(elbo.kl.shape) == ((COUNT, *unit) if factorised else (COUNT,))
-    assert factorised == (posterior in ("", "normal") and prior in ("", "normal"))
+    heads = [composed(name, posterior, prior)["model"].get(part, {}) for part in ("posterior", "prior")]
+    assert factorised == ("kind" not in heads[0] and "kind" not in heads[1]), "a flow has a kind"
     if factorised:
         assert (elbo.kl >= 0).all()
 
@@ -136,20 +142,29 @@ def test_a_keyed_bound_depends_on_the_example_and_nothing_else(name, posterior, 
 
 # ---- no knob of a model is dead
 
-WORDS = {
-    "pool": ["mean", "strided", "meanstd", "flatten"],
-    "kind": ["realnvp", "iaf", "nsf", "maf"],
-    "parametrisation": ["scale", "log_variance"],
-}
-READ_WITH = {"scale_floor": {"parametrisation": "scale"}}
+
+@functools.cache
+def words() -> dict[str, set[str]]:
+    """The words each knob can be, as the comments of the yaml files list them: `pool: …  # flatten | mean`."""
+    found: dict[str, set[str]] = {"kind": {"maf", "nsf", "realnvp", "iaf"}}  # one yaml each
+    for group in ("model", "posterior", "prior", "likelihood"):
+        for file in (config.folder() / group).glob("*.yaml"):
+            for key, comment in re.findall(r"^ *(\w+): [^#\n]+#(.*)$", file.read_text("utf-8"), re.M):
+                listed = re.search(r"\w+(?: \| \w+)+", re.sub(r" \([^)]*\)", "", comment))
+                found.setdefault(key, set()).update(listed[0].split(" | ") if listed else ())
+    return found
 
 
-def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def leaves(node: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for key, value in node.items():
         if isinstance(value, dict):
             yield from leaves(value, (*path, key))
         elif not key.startswith("_"):
             yield (*path, key)
+
+
+def at(model: dict, path: tuple[str, ...]) -> Any:
+    return functools.reduce(lambda part, key: part[key], path, model)
 
 
 def alternatives(key: str, value: Any) -> list[Any]:
@@ -159,10 +174,10 @@ def alternatives(key: str, value: Any) -> list[Any]:
     if isinstance(value, int):
         return [value + 1, max(1, value // 2), max(1, value // 16)]
     if isinstance(value, float):
-        return [value / 2, value * 2]
+        return [value / 2 if value else 1.0, value * 2]
     if isinstance(value, list):
         return [value[:-1], [each * 2 for each in value]]
-    return [word for word in WORDS.get(key, ()) if word != value]
+    return sorted(words().get(key, set()) - {value})
 
 
 def reading(name: str, model: dict) -> tuple[list, list[torch.Tensor]]:
@@ -178,29 +193,38 @@ def reading(name: str, model: dict) -> tuple[list, list[torch.Tensor]]:
 
 def set_to(model: dict, path: tuple[str, ...], value: Any) -> dict:
     changed = deepcopy(model)
-    node = functools.reduce(lambda part, key: part[key], path[:-1], changed)
-    node.update(READ_WITH.get(path[-1], {}))
-    node[path[-1]] = value
+    at(changed, path[:-1])[path[-1]] = value
     return changed
 
 
-def acts(name: str, model: dict, path: tuple[str, ...], value: Any) -> bool:
-    own = functools.reduce(lambda part, key: part[key], path, model)
-    shapes, bound = reading(name, set_to(model, path, own))
+def acts(name: str, model: dict, path: tuple[str, ...]) -> bool:
+    """Does some other value of the knob give another model?"""
     try:
-        new_shapes, new_bound = reading(name, set_to(model, path, value))
+        shapes, bound = reading(name, model)
     except (Refused, InstantiationException):
         return False
-    return shapes != new_shapes or not all(torch.equal(a, b) for a, b in zip(bound, new_bound, strict=True))
+    for value in alternatives(path[-1], at(model, path)):
+        try:
+            new_shapes, new_bound = reading(name, set_to(model, path, value))
+        except (Refused, InstantiationException):
+            continue
+        if shapes != new_shapes or not all(torch.equal(a, b) for a, b in zip(bound, new_bound, strict=True)):
+            return True
+    return False
+
+
+def beside(model: dict, path: tuple[str, ...]) -> Iterator[dict]:
+    """The model as it is, then with a neighbour of the knob changed: some knobs are read with one value of another."""
+    yield model
+    for other in leaves(at(model, path[:-1]), path[:-1]):
+        if other != path:
+            yield from (set_to(model, other, value) for value in alternatives(other[-1], at(model, other)))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_knob_of_the_yaml_changes_the_model_or_its_bound(name) -> None:
     model = composed(name)["model"]
-    knobs = [path for path in leaves(model) if path[-1] not in data_of(name).facts]
-    assert knobs
-    for path in knobs:
-        own = functools.reduce(lambda part, key: part[key], path, model)
-        tried = alternatives(path[-1], own)
-        assert tried, f"model.{'.'.join(path)}={own}: say in WORDS what else it can be"
-        assert any(acts(name, model, path, value) for value in tried), f"model.{'.'.join(path)} changes nothing"
+    for path in leaves(model):
+        knob = f"model.{'.'.join(path)}={at(model, path)}"
+        assert alternatives(path[-1], at(model, path)), f"{knob}: what else can it be? (a | b in the yaml's comment)"
+        assert any(acts(name, each, path) for each in beside(model, path)), f"{knob} changes nothing"

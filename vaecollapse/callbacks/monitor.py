@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Distribution
 
 from ..detectors.active_units import ActiveUnits
-from ..detectors.base import Detector, Finding
+from ..detectors.base import Detector, Finding, undefined
 from ..detectors.decoder_reliance import DecoderReliance
 from ..detectors.floor_saturation import FloorSaturation
 from ..detectors.information_rank import InformationRank
@@ -91,6 +91,7 @@ class CollapseMonitor(Callback):
         self.every_n_steps, self.full_every_n_steps, self.seed = every_n_steps, full_every_n_steps, seed
         self.run = Run(directory) if directory else None
         self.forecast: int | None = None
+        self.knobs: Mapping[str, float] = {}
         self.command: Callable[[Prescription], Prescription] | None = None
         self.verdict: Verdict | None = None
         self.latest: dict[str, Finding] = {}
@@ -140,9 +141,14 @@ class CollapseMonitor(Callback):
         for split, probe in self.probes.items():
             detectors = self.detectors if full else self.light
             blocks = probe.blocks if full else probe.first(self.examples)
-            found[split], units = read(
-                probe.vae, [block.to(module.device) for block in blocks], detectors, price, seed=self.seed
-            )
+            try:
+                found[split], units = read(
+                    probe.vae, [block.like(module) for block in blocks], detectors, price, seed=self.seed
+                )
+            except (ValueError, RuntimeError):  # distributions and eigenvalues refuse what is not finite
+                if not isinstance(module, Training) or module.fault is None:
+                    raise
+                found[split], units = {"rate": undefined("rate", "the model cannot be read any more")}, {}
             series = units if split == "held_out" else series
         held_out = found.get("held_out") or found["training"]
         training = found.get("training") if "held_out" in found else None
@@ -183,6 +189,7 @@ class CollapseMonitor(Callback):
             fault=own.fault if own else None,
             finished=finished,
             schedule_done=finished and share >= 1,
+            knobs=self.knobs,
             floor=floor.value or 0.0 if floor else 0.0,
         )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .monitor import CollapseMonitor, unsure
 
@@ -47,17 +47,15 @@ class TrainingProgress(Callback):
         self.console = Console(stderr=True)
         if self.console.is_terminal:
             self.bar = Progress(
-                TextColumn("epoch {task.fields[epoch]}"),
-                BarColumn(20),
+                BarColumn(None),
                 MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[latent]}"),
                 console=self.console,
+                expand=True,
             )
             self.bar.start()
-            self.task = self.bar.add_task("", total=self.total, epoch=1, latent=latent_line(self.monitor))
+            self.task = self.bar.add_task("", total=self.total, latent=latent_line(self.monitor))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if not trainer.is_global_zero:
@@ -66,7 +64,6 @@ class TrainingProgress(Callback):
             self.bar.update(
                 self.task,
                 completed=trainer.global_step,
-                epoch=trainer.current_epoch + 1,
                 latent=latent_line(self.monitor),
             )
         elif trainer.global_step / self.total >= self.next_line + self.every:

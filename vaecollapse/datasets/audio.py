@@ -1,101 +1,29 @@
-"""Folders of recordings as clips of one length and sample rate: crop, pad with a mask, augment, split."""
+"""A folder of recordings as a dataset: one sample rate, one clip length, one level, three disjoint splits."""
 
 import hashlib
 import logging
+import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
-from ..batch import Batch
 from ..refusal import Refused
 from .base import Splits, VAEData, check_fractions, partition, partition_groups
-from .recordings import Files, Pack, Recording, Scan, Signal, scan
+from .cache import Cache
+from .clips import Augment, Clips
+from .manifest import SPLITS, Row, listed, read_manifest
+from .recordings import CHANNELS, Recording
+from .scan import Scan, find, scan
+from .signals import Files, Pack, source_of
 
 log = logging.getLogger(__name__)
 
 PEAK, RMS = 0.95, 0.1  # levels that `normalise` brings a recording to
-TRIES = 4  # crops drawn before the loudest of them is taken
-GATE = 0.1  # a crop is accepted from −20 dB of the whole recording's level on
-
-
-class Augment(NamedTuple):
-    """What a training visit may change: crop position, gain in ±`gain_db`, sign, and delay up to `shift` samples."""
-
-    crop: bool
-    gain_db: float
-    polarity: bool
-    shift: int
-
-
-class Clips(Dataset[Batch]):
-    """Recordings as clips of `length` samples, the short padded with zeros and masked, the long cropped.
-
-    A plain position gives the start of the recording (or the first keyed crop that is not near silence); a `Visit`
-    gives a crop and an augmentation keyed by (seed, epoch, position).
-    """
-
-    def __init__(
-        self,
-        source: Pack | Files,
-        *,
-        recordings: Sequence[Recording],
-        numbers: Sequence[int],
-        sizes: Sequence[int],
-        gains: Sequence[float],
-        length: int,
-        seed: int,
-        augment: Augment,
-    ) -> None:
-        self.source, self.length, self.seed, self.augment = source, length, seed, augment
-        self.numbers, self.recordings, self.sizes, self.gains = list(numbers), recordings, sizes, gains
-
-    @property
-    def paths(self) -> list[str]:
-        """Paths below the root, in the order of positions."""
-        return [self.recordings[number].path for number in self.numbers]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, position: int) -> Batch:
-        number, epoch = self.numbers[position], getattr(position, "epoch", None)
-        rng = np.random.default_rng([self.seed, 0 if epoch is None else epoch + 1, position])
-        spare = self.sizes[number] - self.length
-        delay, gain = (0, 1.0) if epoch is None else self._change(rng, spare)
-        signal = self._crop(number, spare, rng, epoch is None or not self.augment.crop)
-        x, mask = torch.zeros(self.length), torch.zeros(self.length, dtype=torch.bool)
-        x[delay : delay + len(signal)] = torch.from_numpy(signal * np.float32(gain * self.gains[number]))
-        mask[delay : delay + len(signal)] = True
-        return Batch(x=x, mask=mask, index=torch.tensor(int(position)))
-
-    def _change(self, rng: np.random.Generator, spare: int) -> tuple[int, float]:
-        """A delay that keeps all of the recording, and a signed gain."""
-        level, sign, late = rng.uniform(-1, 1), rng.random() < 0.5, rng.random()
-        delay = int(late * (min(self.augment.shift, max(0, -spare)) + 1))
-        return delay, 10 ** (level * self.augment.gain_db / 20) * (-1 if self.augment.polarity and sign else 1)
-
-    def _crop(self, number: int, spare: int, rng: np.random.Generator, from_start: bool) -> Signal:
-        """The whole, or the first of a few crops that is loud enough, or the loudest of them."""
-        if spare <= 0:
-            return self.source.segment(number, 0, self.sizes[number])
-        starts = rng.integers(0, spare + 1, TRIES)
-        starts[0] = 0 if from_start else starts[0]
-        best, loudest = None, -1.0
-        for start in starts.tolist():
-            signal = self.source.segment(number, start, self.length)
-            level = float(np.sqrt(np.mean(np.square(signal))))
-            if level > loudest:
-                best, loudest = signal, level
-            if level >= GATE * self.recordings[number].rms:
-                break
-        assert best is not None
-        return best
+HIGHEST = 16000  # Hz that a folder's own rate is taken up to
 
 
 def groups_of(names: Sequence[str], pattern: str) -> list[str]:
@@ -117,26 +45,40 @@ def groups_of(names: Sequence[str], pattern: str) -> list[str]:
     return [match[1] for match in matches if match]
 
 
-class AudioFolderData(VAEData):
-    """Recordings below `root` (wav, flac, ogg, aiff, mp3) as mono clips (time,) in float32 with a mask.
+def commonest_rate(recordings: Sequence[Recording]) -> int:
+    """Hz: the most frequent sample rate (the lower of two), at most `HIGHEST`."""
+    rates = Counter(each.sample_rate for each in recordings)
+    return min(HIGHEST, max(rates, key=lambda rate: (rates[rate], -rate)))
 
-    sample_rate: Hz; the most frequent in the folder, at most 16 kHz, if None. seconds: clip length; the 95th percentile
-    of durations if None; rounded up to `multiple_of` samples either way. channels: mean | left. normalise: peak (each
-    recording to 0.95; levels of takes say little of the sound, and a distance with a floor hardly hears the quiet ones)
-    | rms (to −20 dB, at most that peak) | none. split_by: file, or a regex whose one group (speaker, pack) is kept in
-    one split. fraction: share of the training split that is used, nested. crop: random | start, of long recordings in
-    training. gain_db, polarity, shift (seconds, into the padding): augmentation of training. pack_gib: recordings
-    are kept in memory up to this size, beyond it parts are read from disk. max_bad_fraction: see `scan`.
+
+class AudioFolderData(VAEData):
+    """Recordings below `root` (wav, flac, ogg, aiff, mp3) as clips (time,) in float32 with a mask.
+
+    manifest: a CSV of the files to use, with their `split` and `group` if wanted (see `read_manifest`); without a row
+    in val, `val_fraction` of those in train is held out. sample_rate: Hz; the most frequent in the folder, at most 16
+    kHz, if None. seconds: clip length; the 95th percentile of durations if None; rounded up to `multiple_of` samples
+    either way. min_seconds: shorter recordings are left out. channels: mean | left | random (one per visit, the same
+    at each evaluation) | stereo (clips are (2, time), of the first two). trim: both ends of a recording are cut off
+    where they stay this many dB below its peak, in steps of 10 ms; None leaves them. normalise: peak (each recording
+    to 0.95; levels of takes say little of the sound, and a distance with a floor hardly hears the quiet ones) | rms (to
+    −20 dB, at most that peak) | none. split_by: file, or a regex whose one group (speaker, pack) is kept in one split.
+    fraction: share of the training split that is used, nested. crop: random | start, of long recordings in training.
+    gain_db, polarity, shift (seconds, into the padding): augmentation of training. pack_gib: up to this size,
+    recordings are kept in int16 at `sample_rate` in the user's cache folder (`Pack`), beyond it parts are read from the
+    files. max_bad_fraction: more unusable files than this are refused.
     """
 
     def __init__(
         self,
         *,
         root: str | Path,
+        manifest: str | Path | None = None,
         sample_rate: int | None = None,
         seconds: float | None = None,
+        min_seconds: float = 0.01,
         multiple_of: int = 1024,
         channels: str = "mean",
+        trim: float | None = None,
         normalise: str = "peak",
         split_by: str = "file",
         val_fraction: float = 0.2,
@@ -154,26 +96,31 @@ class AudioFolderData(VAEData):
     ) -> None:
         super().__init__(batch_size=batch_size, seed=seed, num_workers=num_workers)
         check_fractions(val_fraction, test_fraction, fraction)
-        choices = {"channels": ("mean", "left"), "normalise": ("peak", "rms", "none"), "crop": ("random", "start")}
+        choices = {"channels": CHANNELS, "normalise": ("peak", "rms", "none"), "crop": ("random", "start")}
         for name, value in (("channels", channels), ("normalise", normalise), ("crop", crop)):
             if value not in choices[name]:
                 raise Refused(f"{name}={value} is not known; type {name}= one of {', '.join(choices[name])}")
-        numbers = {"sample_rate": sample_rate, "seconds": seconds, "multiple_of": multiple_of}
+        numbers = {"sample_rate": sample_rate, "seconds": seconds, "multiple_of": multiple_of, "trim": trim}
         for name, value in numbers.items():
             if value is not None and value <= 0:
-                raise Refused(f"{name}={value} must be above 0; leave it out for the folder's own")
-        for name, value in (("gain_db", gain_db), ("shift", shift), ("pack_gib", pack_gib)):
+                raise Refused(f"{name}={value} must be above 0; leave it out for the default")
+        for name, value in (
+            ("gain_db", gain_db), ("shift", shift), ("pack_gib", pack_gib), ("min_seconds", min_seconds)
+        ):  # fmt: skip
             if value < 0:
                 raise Refused(f"{name}={value:g} must not be negative; type {name}=0 to switch it off")
         if not str(root):
             raise Refused("dataset.root is empty; type dataset.root=path/to/recordings")
-        self.root, self.sample_rate, self.seconds, self.multiple_of = Path(root), sample_rate, seconds, multiple_of
-        self.channels, self.normalise, self.split_by = channels, normalise, split_by
+        self.root = Path(os.path.expanduser(root))
+        self.manifest = Path(os.path.expanduser(manifest)) if manifest else None
+        self.sample_rate, self.seconds, self.multiple_of = sample_rate, seconds, multiple_of
+        self.min_seconds, self.channels, self.trim = min_seconds, channels, None if trim is None else float(trim)
+        self.normalise, self.split_by = normalise, split_by
         self.val_fraction, self.test_fraction, self.fraction = val_fraction, test_fraction, fraction
         self.crop, self.gain_db, self.polarity, self.shift = crop, gain_db, polarity, shift
         self.max_bad_fraction, self.pack_gib = max_bad_fraction, pack_gib
         self._scan: Scan | None = None
-        self._length = 0
+        self._rate, self._length = 0, 0
 
     @property
     def scanned(self) -> Scan:
@@ -184,57 +131,111 @@ class AudioFolderData(VAEData):
 
     @property
     def facts(self) -> dict[str, object]:
-        rate = self.scanned.sample_rate
-        return {"event_shape": (self._length,), "sample_rate": rate}
+        self.setup()
+        shape = (2, self._length) if self.channels == "stereo" else (self._length,)
+        return {"event_shape": shape, "sample_rate": self._rate}
 
     def fingerprint(self) -> dict[str, object]:
         """Usable files, their bytes, and a hash of their paths and contents."""
-        digest = hashlib.sha256()
-        for recording in self.scanned.recordings:
-            digest.update(f"{recording.path}\0{recording.digest}\n".encode())
-        size = sum((self.root / recording.path).stat().st_size for recording in self.scanned.recordings)
-        return {"files": len(self.scanned.recordings), "bytes": size, "hash": digest.hexdigest()}
+        recordings, digest = self.scanned.recordings, hashlib.sha256()
+        for recording in recordings:
+            digest.update(os.fsencode(recording.path) + f"\0{recording.digest}\n".encode())
+        return {"files": len(recordings), "bytes": sum(each.size for each in recordings), "hash": digest.hexdigest()}
 
     def make_splits(self) -> Splits:
-        found = self._scan = scan(
+        cache = Cache()
+        rows = read_manifest(self.manifest, self.root) if self.manifest else []
+        self._scan = scan(
             self.root,
+            listed(rows, self.manifest, self.root) if self.manifest else find(self.root),
             channels=self.channels,
-            sample_rate=self.sample_rate,
-            pack_bytes=self.pack_gib * 2**30,
+            trim=self.trim,
+            min_seconds=self.min_seconds,
             max_bad_fraction=self.max_bad_fraction,
+            cache=cache,
         )
-        rate = found.sample_rate
-        sizes = [-(-each.frames * rate // each.sample_rate) for each in found.recordings]
-        wanted = float(np.percentile(sizes, 95)) if self.seconds is None else self.seconds * rate
-        self._length = max(1, ceil(round(wanted / self.multiple_of, 6))) * self.multiple_of
-        long = sum(size > self._length for size in sizes)
-        log.info(
-            "clips of %d samples (%.3f s at %d Hz); %d recordings are longer and cropped, the others padded",
-            *(self._length, self._length / rate, rate, long),
-        )
-        train, validation, test = self._parts([each.path for each in found.recordings])
-        return Splits(*(self._clips(found, sizes, part) for part in (train, validation, test)))
+        recordings = self._scan.recordings
+        self._rate = rate = self.sample_rate or commonest_rate(recordings)
+        sizes = [each.samples(rate) for each in recordings]
+        self._length = self._length_for(sizes)
+        self._describe(recordings, sizes)
+        of = {row.path: row for row in rows}
+        train, validation, test = self._parts([each.path for each in recordings], of)
+        files = Files(self.root, recordings, sample_rate=rate, channels=self.channels)
+        source = source_of(files, pack_bytes=self.pack_gib * 2**30, cache=cache)
+        train = train[: ceil(self.fraction * len(train))]
+        return Splits(*(self._clips(source, recordings, sizes, part) for part in (train, validation, test)))
 
-    def _parts(self, names: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
-        """Which recordings go where; only the training split is shortened by `fraction`."""
-        shares = {"validation": self.val_fraction, "test": self.test_fraction, "seed": self.seed}
-        if self.split_by == "file":
-            train, validation, test = partition(len(names), **shares)
+    def _length_for(self, sizes: Sequence[int]) -> int:
+        wanted = float(np.percentile(sizes, 95)) if self.seconds is None else self.seconds * self._rate
+        return max(1, ceil(round(wanted / self.multiple_of, 6))) * self.multiple_of
+
+    def _describe(self, recordings: Sequence[Recording], sizes: Sequence[int]) -> None:
+        rates = Counter(each.sample_rate for each in recordings)
+        histogram = ", ".join(f"{rate} Hz: {rates[rate]}" for rate in sorted(rates))
+        hours = sum(sizes) / self._rate / 3600
+        log.info("%d recordings, %.3g h (%s)", len(recordings), hours, histogram)
+        seconds, long = self._length / self._rate, sum(size > self._length for size in sizes)
+        said = "clips of %d samples (%.3f s at %d Hz); %d recordings are longer and cropped, the others padded"
+        log.info(said, self._length, seconds, self._rate, long)
+
+    def _parts(self, names: Sequence[str], rows: Mapping[str, Row]) -> tuple[list[int], list[int], list[int]]:
+        """Which recordings go where, in an order keyed by the seed."""
+        groups = self._groups(names, rows)
+        if any(row.split for row in rows.values()):
+            parts = self._given_parts([rows[name].split for name in names], groups)
         else:
-            groups = groups_of(names, self.split_by)
-            train, validation, test = partition_groups(groups, **shares)
-            for name, part in (("training", train), ("validation", validation), ("test", test)):
-                log.info("%s groups: %s", name, ", ".join(sorted({groups[number] for number in part})) or "none")
-        return train[: ceil(self.fraction * len(train))], validation, test
+            parts = self._drawn_parts(range(len(names)), groups, self.test_fraction)
+        if groups:
+            sets = [{groups[number] for number in part} for part in parts]
+            for name, members in zip(("training", "validation", "test"), sets, strict=True):
+                log.info("%s groups: %s", name, ", ".join(sorted(members)) or "none")
+            if sum(map(len, sets)) > len(set.union(*sets)):
+                log.warning("some groups are in more than one split of %s: they tell of each other", self.manifest)
+        return parts
 
-    def _clips(self, found: Scan, sizes: Sequence[int], part: Sequence[int]) -> Clips:
-        shift = int(self.shift * found.sample_rate)
+    def _groups(self, names: Sequence[str], rows: Mapping[str, Row]) -> list[str]:
+        """The group of each recording, from the manifest or the regex; none where files are divided one by one."""
+        grouped = any(row.group for row in rows.values())
+        if grouped and self.split_by != "file":
+            raise Refused(
+                f"split_by={self.split_by!r} and the column group of dataset.manifest={self.manifest} both name "
+                "groups; type split_by=file"
+            )
+        if grouped:
+            return [rows[name].group for name in names]
+        return [] if self.split_by == "file" else groups_of(names, self.split_by)
+
+    def _given_parts(self, splits: Sequence[str], groups: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
+        """The manifest's splits; without any `val`, a share of `train` is held out for it."""
+        order = np.random.default_rng(self.seed).permutation(len(splits)).tolist()
+        train, validation, test = ([number for number in order if splits[number] == name] for name in SPLITS)
+        if not validation:
+            train, validation, _ = self._drawn_parts(train, groups, 0.0)
+        return train, validation, test
+
+    def _drawn_parts(
+        self, numbers: Sequence[int], groups: Sequence[str], test: float
+    ) -> tuple[list[int], list[int], list[int]]:
+        if groups:
+            chosen = [groups[number] for number in numbers]
+            parts = partition_groups(chosen, validation=self.val_fraction, test=test, seed=self.seed)
+        else:
+            parts = partition(len(numbers), validation=self.val_fraction, test=test, seed=self.seed)
+        train, validation, tested = ([numbers[place] for place in part] for part in parts)
+        return train, validation, tested
+
+    def _clips(
+        self, source: Pack | Files, recordings: Sequence[Recording], sizes: Sequence[int], part: Sequence[int]
+    ) -> Clips:
+        shift = int(self.shift * self._rate)
         return Clips(
-            found.source,
-            recordings=found.recordings,
+            source,
+            recordings=recordings,
             numbers=part,
             sizes=sizes,
-            gains=[self._gain(each) for each in found.recordings],
+            gains=[self._gain(each) for each in recordings],
+            channels=self.channels,
             length=self._length,
             seed=self.seed,
             augment=Augment(crop=self.crop == "random", gain_db=self.gain_db, polarity=self.polarity, shift=shift),

@@ -1,212 +1,189 @@
-"""Audio files on disk: found, checked, set aside with a reason where they are unusable, decoded, resampled, packed."""
+"""One audio file: opened, read to its end, what it holds, and the reason where it cannot be used."""
 
 import hashlib
-import logging
+import os
 import re
-from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
-from math import ceil, gcd
+from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile as sf
-from jaxtyping import Float32
-from scipy.signal import resample_poly
+from jaxtyping import Float32, Float64
 
-from ..refusal import Refused
+CHANNELS = ("mean", "left", "stereo", "random")
+SILENT = 1e-4  # a recording, or a channel, that never exceeds −80 dB of full scale
+ABSURD = 1e15  # a level from which squares are lost in float32
+RATES = (100, 768000)  # Hz; outside, the header is broken
+HOP = 0.01  # seconds; silence is trimmed in steps of it
+BLOCK = 2**22  # samples decoded at a time
 
-log = logging.getLogger(__name__)
+Planes = Float32[np.ndarray, "plane time"]  # what is kept of a recording's channels: one, two, or all
 
-SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".aif", ".aiff", ".mp3"}
-SILENT = 1e-4  # a recording that never exceeds −80 dB of full scale
-BLOCK = 2**22  # frames decoded at a time while scanning
 
-Signal = Float32[np.ndarray, "_"]  # samples of one recording, mono
+class Found(NamedTuple):
+    """A file as the folder lists it: path below the root (absolute outside it), bytes, time of the last change."""
+
+    path: str
+    size: int
+    mtime_ns: int
 
 
 class Recording(NamedTuple):
-    """A readable file: path below the root, own rate and frames, peak and level once mixed, content hash."""
+    """A readable file: path, bytes, own rate and channels; the frames from `start` on that are kept; their peak and
+    level over all planes; which planes are not silent; hash of the file's bytes."""
 
     path: str
+    size: int
     sample_rate: int
     channels: int
+    start: int
     frames: int
-    peak: float = 0.0
-    rms: float = 0.0
-    digest: str = ""
+    peak: float
+    rms: float
+    heard: tuple[int, ...]
+    digest: str
 
-
-class Quarantined(NamedTuple):
-    path: str
-    reason: str
+    def samples(self, rate: int) -> int:
+        """How many samples are kept, at `rate` Hz."""
+        return -(-self.frames * rate // self.sample_rate)
 
 
 class Unreadable(Exception):
     """A file that goes to quarantine; the text is the reason."""
 
 
-def find(root: Path) -> list[str]:
-    """Audio files below `root`, sorted, no hidden ones (`._*` are macOS metadata). Refused where there are none."""
-    if not root.exists():
-        raise Refused(f"dataset.root={root} does not exist; type dataset.root=path/to/recordings")
-    if not root.is_dir():
-        raise Refused(f"dataset.root={root} is a file; type the folder it is in, dataset.root={root.parent}")
-    files = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = sorted(path.relative_to(root).as_posix() for path in files if not path.name.startswith("."))
-    if not names:
-        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise Refused(f"dataset.root={root} holds no audio files ({kinds}); type dataset.root=path/to/recordings")
-    return names
+class Sound(sf.SoundFile):
+    """A file for decoding.
 
-
-def header(root: Path, name: str) -> Recording:
-    """What a file says of itself. Unreadable where it is no audio, empty, or shorter than it says."""
-    try:
-        info = sf.info(root / name, verbose=True)
-    except sf.LibsndfileError as error:
-        raise Unreadable(f"corrupt: {error.error_string}") from error
-    for promised, found in re.findall(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", info.extra_info):
-        if int(found) < int(promised) < 2**32 - 1:  # all ones: the writer could not seek back, nothing is missing
-            raise Unreadable(f"truncated: {found} of {promised} bytes")
-    if info.frames <= 0:
-        raise Unreadable("empty: 0 frames")
-    return Recording(name, info.samplerate, info.channels, info.frames)
-
-
-def _mixed(frames: np.ndarray, channels: str) -> Signal:
-    return np.ascontiguousarray(frames[:, 0] if channels == "left" else frames.mean(1, dtype=np.float32))
-
-
-def decode(root: Path, found: Recording, *, channels: str, keep: bool) -> tuple[Recording, Signal | None]:
-    """Reads a whole file block by block: the recording with its level and hash, and its signal if it is to be kept.
-
-    Unreadable where it cannot be decoded to its end, is not finite, or is silent after mixing.
+    libsndfile 1.2 seeks to other frames in ogg, and decodes mp3 wrongly for a while after a seek, which soundfile does
+    even between two reads of what can seek: those two are decoded from their start, straight on.
     """
-    count, peak, energy, kept = 0, 0.0, 0.0, []
+
+    def __init__(self, path: Path) -> None:
+        name: Any = os.fsencode(path) if os.name == "posix" else str(path)  # no text: soundfile encodes that strictly
+        super().__init__(name)
+
+    def seekable(self) -> bool:
+        return self.format not in ("OGG", "MP3") and super().seekable()
+
+    def go_to(self, frame: int) -> None:
+        """Moves on to a frame, in a file that was just opened."""
+        if self.seekable():
+            self.seek(frame)
+            return
+        while frame > 0 and (passed := len(self.read(min(frame, BLOCK), dtype="float32"))):
+            frame -= passed
+
+
+def shown(path: str) -> str:
+    """A path that can be printed: bytes that are no UTF-8 as \\xff."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def reason(path: Path, error: Exception) -> str:
+    """Why a file could not be read; where it cannot even be opened, libsndfile says no more than "system error"."""
     try:
-        for frames in sf.blocks(root / found.path, BLOCK, dtype="float32", always_2d=True):
-            block = _mixed(frames, channels)
-            count, energy = count + len(block), energy + float(np.square(block, dtype=np.float64).sum())
-            peak = max(peak, float(np.abs(block).max(initial=0.0)))
-            if not np.isfinite(energy):
-                raise Unreadable("not finite: NaN or infinite samples")
-            if keep:
-                kept.append(block)
-    except (sf.LibsndfileError, RuntimeError) as error:
-        raise Unreadable(f"corrupt: {error}") from error
-    if count < 0.99 * found.frames:  # an mp3 without a table of contents only estimates its length
-        raise Unreadable(f"truncated: {count} of {found.frames} frames")
+        open(path, "rb").close()
+    except OSError as plain:
+        return plain.strerror or str(plain)
+    return getattr(error, "error_string", str(error))
+
+
+def planes_of(channels: int, policy: str) -> int:
+    """How many planes `mix` makes of so many channels."""
+    return {"mean": 1, "left": 1, "stereo": 2, "random": channels}[policy]
+
+
+def mix(frames: Float32[np.ndarray, "time channel"], policy: str) -> Planes:
+    """What `policy` keeps of the channels: their mean, the first, the first two (one is doubled), or all."""
+    if policy == "mean" and frames.shape[1] > 1:
+        weights = np.full(frames.shape[1], 1 / frames.shape[1], np.float32)
+        return (frames @ weights)[None]  # a tenth of the time of numpy's mean over a short axis
+    if policy == "stereo":
+        frames = frames[:, :2] if frames.shape[1] > 1 else frames.repeat(2, axis=1)
+    return np.ascontiguousarray(frames.T if policy in ("stereo", "random") else frames[:, :1].T)
+
+
+class Levels(NamedTuple):
+    """Of some frames: the peak of each plane, and of each hop its peak and energy over all planes."""
+
+    peak: Float32[np.ndarray, " plane"]
+    peaks: Float32[np.ndarray, " hop"]
+    energies: Float64[np.ndarray, " hop"]
+
+    @classmethod
+    def of(cls, signal: Planes, hop: int) -> "Levels":
+        edges = np.arange(0, signal.shape[1], hop)
+        peaks = np.maximum.reduceat(np.abs(signal), edges, axis=1)
+        energies = np.add.reduceat(np.square(signal, dtype=np.float64), edges, axis=1)
+        return cls(peaks.max(1), peaks.max(0), energies.sum(0))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Levels"]) -> "Levels":
+        peak, peaks, energies = zip(*parts, strict=True)
+        return cls(np.max(peak, 0), np.concatenate(peaks), np.concatenate(energies))
+
+
+def examine(root: Path, found: Found, *, channels: str, trim: float | None) -> Recording:
+    """Reads a whole file block by block. trim: what is this many dB below the peak is cut off both ends; None: nothing.
+
+    Unreadable where it cannot be decoded to its end, is shorter than it says, not finite, or silent after mixing.
+    OSError where it cannot be opened.
+    """
+    path = root / found.path
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with Sound(path) as sound:
+            _check_header(sound)
+            rate, width, hop = sound.samplerate, sound.channels, ceil(HOP * sound.samplerate)
+            block = hop * max(1, BLOCK // (hop * width))
+            hop = block if trim is None else hop
+            count, levels = _decoded(sound, channels, block, hop)
+    except RuntimeError as error:  # soundfile's own errors
+        raise Unreadable(f"corrupt: {reason(path, error)}") from error
+    peak = float(levels.peak.max())
     if peak < SILENT:
         raise Unreadable(f"silent: peak {peak:.1e}")
-    with open(root / found.path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    recording = found._replace(frames=count, peak=peak, rms=float(np.sqrt(energy / count)), digest=digest)
-    return recording, np.concatenate(kept) if keep else None
+    loud = np.flatnonzero(levels.peaks >= (0 if trim is None else peak * 10 ** (-trim / 20)))
+    end = min(count, (int(loud[-1]) + 1) * hop)
+    start = max(0, min(int(loud[0]) * hop, end - hop))  # at least one hop
+    energy = float(levels.energies[loud[0] : loud[-1] + 1].sum())
+    return Recording(
+        path=found.path,
+        size=found.size,
+        sample_rate=rate,
+        channels=width,
+        start=start,
+        frames=end - start,
+        peak=peak,
+        rms=(energy / ((end - start) * len(levels.peak))) ** 0.5,
+        heard=tuple(np.flatnonzero(levels.peak >= SILENT).tolist()),
+        digest=digest,
+    )
 
 
-@lru_cache(maxsize=64)
-def _filter(up: int, down: int) -> Float32[np.ndarray, " tap"]:
-    """The anti-aliasing filter of `resample_poly` (a windowed sinc), designed once for each ratio."""
-    half = 10 * max(up, down)
-    taps = np.sinc(np.arange(-half, half + 1) / max(up, down)) * np.kaiser(2 * half + 1, 5.0)
-    return (taps / taps.sum()).astype(np.float32)
+def _decoded(sound: sf.SoundFile, channels: str, block: int, hop: int) -> tuple[int, Levels]:
+    """How many frames there are, and their levels."""
+    count, parts = 0, []
+    while len(frames := sound.read(min(block, sound.frames - count), dtype="float32", always_2d=True)):
+        count += len(frames)
+        parts.append(Levels.of(mix(frames, channels), hop))
+        if not parts[-1].peak.max() < ABSURD:
+            raise Unreadable("not finite: NaN, infinite or absurdly loud samples")
+    if count < 0.99 * sound.frames:  # an mp3 without a table of contents only estimates its length
+        raise Unreadable(f"truncated: {count} of {sound.frames} frames")
+    return count, Levels.joined(parts)
 
 
-def _ratio(source: int, target: int) -> tuple[int, int]:
-    return target // gcd(source, target), source // gcd(source, target)
-
-
-def resample(signal: Signal, source: int, target: int) -> Signal:
-    """Polyphase resampling from `source` Hz to `target` Hz; ceil(time · target / source) samples."""
-    up, down = _ratio(source, target)
-    return signal if up == down else resample_poly(signal, up, down, window=_filter(up, down)).astype(np.float32)
-
-
-class Pack:
-    """All recordings at one rate in one array."""
-
-    def __init__(self, signals: Sequence[Signal]) -> None:
-        self.ends = np.cumsum([0, *map(len, signals)])
-        self.samples = np.concatenate(signals)
-
-    def segment(self, number: int, start: int, count: int) -> Signal:
-        """Samples [start, start + count) of recording `number`, at the pack's rate."""
-        begin = self.ends[number] + start
-        return self.samples[begin : min(begin + count, self.ends[number + 1])]
-
-
-class Files:
-    """The same segments read and resampled from disk, each time only the part that is asked for."""
-
-    def __init__(self, root: Path, recordings: Sequence[Recording], sample_rate: int, channels: str) -> None:
-        self.root, self.recordings, self.sample_rate, self.channels = root, recordings, sample_rate, channels
-
-    def segment(self, number: int, start: int, count: int) -> Signal:
-        """Samples [start, start + count) of recording `number`; a filter's width more is read on both sides."""
-        recording = self.recordings[number]
-        up, down = _ratio(recording.sample_rate, self.sample_rate)
-        margin = 0 if up == down else -(-11 * max(up, down) // (up * down)) + 1
-        first = (
-            max(0, start // up - margin) * down
-        )  # a multiple of `down`: sample first·up/down exists after resampling
-        last = (ceil((start + count) / up) + margin) * down
-        path = self.root / recording.path
-        frames, _ = sf.read(path, last - first, first, dtype="float32", always_2d=True)
-        signal = resample(_mixed(frames, self.channels), recording.sample_rate, self.sample_rate)
-        skip = start - first // down * up
-        return signal[skip : skip + count]
-
-
-class Scan(NamedTuple):
-    """A folder read once: what is usable, what is not and why, the rate, and where segments come from."""
-
-    recordings: list[Recording]
-    quarantine: list[Quarantined]
-    sample_rate: int
-    source: Pack | Files
-
-
-def scan(root: Path, *, channels: str, sample_rate: int | None, pack_bytes: float, max_bad_fraction: float) -> Scan:
-    """Reads every file below `root`; keeps the signals in memory where they fit into `pack_bytes`.
-
-    The rate is the most frequent one, at most 16 kHz, unless given. Refused where more than `max_bad_fraction` of the
-    files are bad, or all.
-    """
-    names, quarantine, headers = find(root), [], []
-    for name in names:
-        try:
-            headers.append(header(root, name))
-        except Unreadable as reason:
-            quarantine.append(Quarantined(name, str(reason)))
-    rates = Counter(found.sample_rate for found in headers)
-    rate = sample_rate or min(16000, max(rates, key=lambda each: (rates[each], -each), default=16000))
-    keep = sum(4 * found.frames * rate / found.sample_rate for found in headers) <= pack_bytes
-    recordings, signals = [], []
-    for found in headers:
-        try:
-            recording, signal = decode(root, found, channels=channels, keep=keep)
-        except Unreadable as reason:
-            quarantine.append(Quarantined(found.path, str(reason)))
-            continue
-        recordings.append(recording)
-        if signal is not None:
-            signals.append(resample(signal, recording.sample_rate, rate))
-    _refuse_bad(root, len(names), quarantine, max_bad_fraction)
-    histogram = ", ".join(f"{each} Hz: {rates[each]}" for each in sorted(rates))
-    log.info("%d recordings (%s), %s", len(recordings), histogram, "in memory" if keep else "read in parts")
-    return Scan(recordings, quarantine, rate, Pack(signals) if keep else Files(root, recordings, rate, channels))
-
-
-def _refuse_bad(root: Path, total: int, quarantine: Sequence[Quarantined], max_bad_fraction: float) -> None:
-    """Names the quarantined files in the log; Refused where they are too many."""
-    lines = [f"  {bad.path}: {bad.reason}" for bad in quarantine[:20]]
-    lines += [f"  … and {len(quarantine) - 20} more"] if len(quarantine) > 20 else []
-    if len(quarantine) == total:
-        raise Refused("\n".join([f"dataset.root={root} holds no usable audio; give other files than these:", *lines]))
-    if len(quarantine) > max_bad_fraction * total:
-        share = f"{len(quarantine)} of {total} files are bad, more than max_bad_fraction={max_bad_fraction:g}"
-        raise Refused("\n".join([f"{share}; mend or remove them, or type a larger max_bad_fraction:", *lines]))
-    if quarantine:
-        log.warning("%d of %d files are left out:\n%s", len(quarantine), total, "\n".join(lines))
+def _check_header(sound: sf.SoundFile) -> None:
+    """Unreadable where a file is empty, shorter than it says, or of no possible rate."""
+    for promised, held in re.findall(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", sound.extra_info):
+        if int(held) < int(promised) < 2**32 - 1:  # all ones: the writer could not seek back, nothing is missing
+            raise Unreadable(f"truncated: {held} of {promised} bytes")
+    if sound.frames <= 0:
+        raise Unreadable("empty: 0 frames")
+    if not RATES[0] <= sound.samplerate <= RATES[1]:
+        raise Unreadable(f"corrupt: a sample rate of {sound.samplerate} Hz")

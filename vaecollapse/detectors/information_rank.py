@@ -16,12 +16,21 @@ def information_eigenvalues(between: Float[Tensor, "k k"], within: Float[Tensor,
     >>> information_eigenvalues(torch.diag(torch.tensor([3.0, 0.0])).double(), torch.eye(2).double()).round(decimals=6)
     tensor([3., 0.], dtype=torch.float64)
     """
+    return information_directions(between, within)[0]
+
+
+def information_directions(
+    between: Float[Tensor, "k k"], within: Float[Tensor, "k k"]
+) -> tuple[Float[Tensor, " k"], Float[Tensor, "k k"]]:
+    """The eigenvalues λ and, as columns, the directions in z of one within standard deviation, most informative first:
+    along column i, E[z|x] spreads by √λ_i times its length."""
     scale = within.diagonal().clamp(min=1e-300).rsqrt()
     within, between = (scale[:, None] * matrix * scale for matrix in (within, between))
     root = torch.linalg.cholesky(within + 1e-12 * torch.eye(len(within)).to(within))
     half = torch.linalg.solve_triangular(root, between, upper=False)
     whitened = torch.linalg.solve_triangular(root, half.T, upper=False)
-    return torch.linalg.eigvalsh((whitened + whitened.T) / 2).flip(0).clamp(min=0)
+    values, vectors = torch.linalg.eigh((whitened + whitened.T) / 2)
+    return values.flip(0).clamp(min=0), (root @ vectors).flip(1) / scale[:, None]
 
 
 class InformationRank(Detector):

@@ -9,6 +9,7 @@ from torch.distributions import Distribution, Independent, Normal
 from ..refusal import Refused
 
 KINDS = ("maf", "nsf", "realnvp", "iaf")
+SPLINE_RANGE = 5.0  # zuko's; each layer maps [−5, 5] onto itself, unit by unit, and leaves the rest as it is
 
 
 def _zuko():
@@ -31,33 +32,50 @@ class FlowDistribution(Distribution):
     """z = T(u), u ~ base. ln p(z) = ln base(T⁻¹ z) + ln |det ∂T⁻¹/∂z|.
 
     `transform` maps z to u as zuko's does; with `inverted` it maps u to z (an inverse autoregressive flow, fast to
-    sample and slow to evaluate).
+    sample and slow to evaluate). `spline_range` is the B of splines that are the identity outside [−B, B], None where
+    there are none.
     """
 
     arg_constraints = {}  # pyright: ignore[reportAssignmentType]  (torch's own subclasses do the same)
     has_rsample = True
 
-    def __init__(self, base: Distribution, transform, *, inverted: bool = False) -> None:
-        self.base, self.transform, self.inverted = base, transform, inverted
+    def __init__(
+        self, base: Distribution, transform, *, inverted: bool = False, spline_range: float | None = None
+    ) -> None:
+        self.base, self.transform, self.inverted, self.spline_range = base, transform, inverted, spline_range
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     @property
     def to_z(self) -> Callable[[Tensor], Tensor]:
         return self.transform if self.inverted else self.transform.inv
 
+    def to_base(self, z: Tensor) -> Tensor:
+        """u = T⁻¹(z): where z lies in the base space."""
+        return (self.transform.inv if self.inverted else self.transform)(z)
+
     def rebased(self, base: Distribution) -> "FlowDistribution":
         """The same transform on another base."""
-        return FlowDistribution(base, self.transform, inverted=self.inverted)
+        return FlowDistribution(base, self.transform, inverted=self.inverted, spline_range=self.spline_range)
 
     def rsample(self, sample_shape=()) -> Tensor:
         return self.to_z(self.base.rsample(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        transform = self.transform.inv if self.inverted else self.transform
+        u, log_det = self.pull(value)
+        return self.base.log_prob(u) + log_det
+
+    def pull(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """u = T⁻¹(z) and ln |det ∂u/∂z|."""
+        return self._through(self.transform.inv if self.inverted else self.transform, z)
+
+    def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """z = T(u) and ln |det ∂z/∂u|; ln p(z) is ln base(u) less that, which costs no inverse."""
+        return self._through(self.to_z, u)
+
+    def _through(self, transform, value: Tensor) -> tuple[Tensor, Tensor]:
         # zuko's transforms do not broadcast a value against their context
         shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
-        u, log_det = transform.call_and_ladj(value.expand(shape))
-        return self.base.log_prob(u) + log_det
+        return transform.call_and_ladj(value.expand(shape))
 
 
 class Flow(nn.Module):
@@ -81,10 +99,11 @@ class Flow(nn.Module):
         flows = _zuko().flows
         build = {"maf": flows.MAF, "iaf": flows.MAF, "nsf": flows.NSF, "realnvp": flows.RealNVP}[kind]
         self.inverted = kind == "iaf"
+        self.spline_range = SPLINE_RANGE if kind == "nsf" else None
         self.transform = build(units, context, transforms=transforms, hidden_features=tuple(hidden)).transform
 
     def forward(self, base: Distribution, context: Tensor | None = None) -> FlowDistribution:
-        return FlowDistribution(base, self.transform(context), inverted=self.inverted)
+        return FlowDistribution(base, self.transform(context), inverted=self.inverted, spline_range=self.spline_range)
 
 
 def can_rescale(posterior: Distribution) -> bool:
@@ -101,5 +120,39 @@ def rescaled(posterior: Distribution, factor: Tensor) -> Distribution:
     if isinstance(posterior, Independent):
         return Independent(rescaled(posterior.base_dist, factor), posterior.reinterpreted_batch_ndims)
     if isinstance(posterior, Normal):
-        return Normal(posterior.loc, posterior.scale * factor)
+        return Normal(posterior.loc, posterior.scale * factor, validate_args=False)
     raise TypeError(f"expected a Gaussian posterior or a flow on one, but got {type(posterior).__name__}")
+
+
+def from_standard(distribution: Distribution, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """z of a Gaussian or a flow on one, made from standard normal `eps`, and ln p(z), which takes no inverse.
+
+    >>> z, log_prob = from_standard(Normal(3.0, 2.0), torch.zeros(1, 1))
+    >>> z.item(), bool(log_prob == Normal(3.0, 2.0).log_prob(z))
+    (3.0, True)
+    """
+    if isinstance(distribution, FlowDistribution):
+        u, log_prob = from_standard(distribution.base, eps)
+        z, log_det = distribution.push(u)
+        return z, log_prob - log_det
+    normal = _normal(distribution)
+    z = normal.loc + normal.scale * eps.to(normal.loc)
+    return z, distribution.log_prob(z)
+
+
+def to_standard(distribution: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of `from_standard`: the point in the space where the distribution is N(0, I), and ln p(z)."""
+    if isinstance(distribution, FlowDistribution):
+        u, log_det = distribution.pull(z)
+        eps, log_prob = to_standard(distribution.base, u)
+        return eps, log_prob + log_det
+    normal = _normal(distribution)
+    return (z - normal.loc) / normal.scale, distribution.log_prob(z)
+
+
+def _normal(distribution: Distribution) -> Normal:
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    if not isinstance(distribution, Normal):
+        raise TypeError(f"expected a Gaussian or a flow on one, but got {type(distribution).__name__}")
+    return distribution

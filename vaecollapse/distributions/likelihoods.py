@@ -1,7 +1,7 @@
 """p(x|z) from a decoder's output: Gaussian, Laplace, and the spectral distance, which is no density."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -10,10 +10,20 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Laplace, Normal
 from torch.nn import functional as F
 
-from ..nn.spectral import frame_mask, magnitudes
+from ..nn.spectral import (
+    LogMel,
+    Loudness,
+    feature_distance,
+    magnitudes,
+    median_rms,
+    scale_distance,
+    waveform_distance,
+)
 from ..refusal import Refused
 
 LOWEST_LOG_SCALE = -8.0
+SCALE_MODES = ("fixed", "learned", "optimal")
+MEMORY = 20  # batches behind the running scale: a few, since residuals shrink while it is being read
 
 
 class MaskedIndependent(Distribution):
@@ -45,53 +55,116 @@ class MaskedIndependent(Distribution):
 
 
 class ElementwiseLikelihood(nn.Module):
-    """Independent elements around the decoder's output with one scale for all, fixed or learned.
+    """Independent elements around the decoder's output with one scale for all of them (Rybkin 2021, sigma-VAE).
 
-    A learned log scale is softly bounded from below at −8 (sigma-VAE, Rybkin 2021), which keeps the density finite
-    where the decoder is exact.
+    `scale_mode`: `fixed` at `scale`; `learned`, a parameter that starts there; `optimal`, while training the scale that
+    maximises the likelihood of the batch at hand (of all ranks), in evaluation a running mean of that over about the
+    last `MEMORY` batches. Learned and optimal scales have a soft floor at e⁻⁸, in the units of the data: the density
+    stays finite where the decoder is exact.
     """
 
     normalised = True
     family: Callable[..., Distribution]
+    power: int  # the best scale is the mean of |residual|^power, to the power of 1/power
+    moment: Tensor
+    batches: Tensor
 
-    def __init__(self, *, scale: float = 1.0, learn_scale: bool = False) -> None:
+    def __init__(self, *, scale: float = 1.0, scale_mode: str = "fixed") -> None:
         super().__init__()
-        lowest = 0.004 if learn_scale else 0.0
+        if scale_mode not in SCALE_MODES:
+            raise Refused(
+                f"expected likelihood.scale_mode to be one of {', '.join(SCALE_MODES)}, but got {scale_mode!r}: "
+                "try likelihood.scale_mode=learned"
+            )
+        lowest = 0.0 if scale_mode == "fixed" else 0.004
         if not lowest < scale < math.inf:
             raise Refused(
-                f"expected a likelihood scale above {lowest}, but got {scale}: rescale the data or set "
+                f"expected a {scale_mode} likelihood scale above {lowest}, but got {scale}: rescale the data or set "
                 "likelihood.scale=1"
             )
-        self.learn_scale, self.fixed_scale = learn_scale, scale
-        if learn_scale:
+        self.scale_mode, self.fixed_scale = scale_mode, scale
+        if scale_mode == "learned":
             above = math.log(math.expm1(math.log(scale) - LOWEST_LOG_SCALE))
             self.raw_log_scale = nn.Parameter(torch.tensor(LOWEST_LOG_SCALE + above))
+        elif scale_mode == "optimal":
+            self.register_buffer("moment", torch.tensor(float(scale) ** self.power))
+            self.register_buffer("batches", torch.tensor(0.0))
+
+    @property
+    def fixed(self) -> bool:
+        """Is the scale a number of the configuration, not one that training finds?"""
+        return self.scale_mode == "fixed"
 
     @property
     def scale(self) -> Float[Tensor, ""]:
-        """s of Normal, b of Laplace, in the units of the data."""
-        if self.learn_scale:
+        """s of Normal, b of Laplace, in the units of the data: the one that holds in evaluation."""
+        if self.scale_mode == "learned":
             return (LOWEST_LOG_SCALE + F.softplus(self.raw_log_scale - LOWEST_LOG_SCALE)).exp()
+        if self.scale_mode == "optimal":
+            return self.best(self.moment)
         return torch.tensor(self.fixed_scale, dtype=torch.float64)
+
+    def best(self, moment: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The most likely scale for residuals with this mean of |r|^power, softly floored."""
+        return (moment.pow(2 / self.power) + math.exp(2 * LOWEST_LOG_SCALE)).sqrt()
+
+    @torch.no_grad()
+    def adapt(
+        self, residual: Float[Tensor, "batch *event"], mask: Bool[Tensor, "batch *event"] | None
+    ) -> Float[Tensor, ""]:
+        """The best scale for these residuals, which also move the running one."""
+        powers = residual.abs().pow(self.power)
+        count = powers.new_tensor(powers.numel()) if mask is None else mask.sum().to(powers)
+        totals = torch.stack([(powers if mask is None else powers.masked_fill(~mask, 0.0)).sum(), count])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(totals)
+        moment = totals[0] / totals[1]
+        moment = torch.where(moment.isfinite(), moment, self.moment.to(moment))
+        self.batches.add_(1)
+        self.moment.lerp_(moment.to(self.moment), 1 / self.batches.clamp(max=MEMORY))
+        return self.best(moment)
+
+    def density(
+        self, mean: Float[Tensor, "batch *event"], scale: Float[Tensor, ""], mask: Bool[Tensor, "batch *event"] | None
+    ) -> MaskedIndependent:
+        return MaskedIndependent(self.family(mean, scale.to(mean).expand_as(mean), validate_args=False), mask)
 
     def forward(
         self, mean: Float[Tensor, "batch *event"], mask: Bool[Tensor, "batch *event"] | None = None
     ) -> Distribution:
         with torch.autocast(mean.device.type, enabled=False):
             mean = mean.to(torch.promote_types(mean.dtype, torch.float32))
-            return MaskedIndependent(self.family(mean, self.scale.to(mean).expand_as(mean), validate_args=False), mask)
+            if self.scale_mode == "optimal" and self.training and torch.is_grad_enabled():
+                return OptimallyScaled(self, mean, mask)
+            return self.density(mean, self.scale, mask)
+
+
+class OptimallyScaled(MaskedIndependent):
+    """Takes the scale that is best for the values it is asked about.
+
+    The scale is held constant in the gradient, which changes nothing: it is where the likelihood's slope in it is 0.
+    """
+
+    def __init__(self, likelihood: ElementwiseLikelihood, mean: Tensor, mask: Tensor | None) -> None:
+        super().__init__(likelihood.density(mean, likelihood.scale, mask).elements, mask)
+        self.likelihood = likelihood
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        with torch.autocast(value.device.type, enabled=False):
+            scale = self.likelihood.adapt(value - self.mean, self.mask)
+            return self.likelihood.density(self.mean, scale, self.mask).log_prob(value)
 
 
 class NormalLikelihood(ElementwiseLikelihood):
     """−ln p = Σ (x − x̂)²/(2s²) + ln s + ½ ln 2π over the event."""
 
-    family = Normal
+    family, power = Normal, 2
 
 
 class LaplaceLikelihood(ElementwiseLikelihood):
     """−ln p = Σ |x − x̂|/b + ln 2b over the event."""
 
-    family = Laplace
+    family, power = Laplace, 1
 
 
 class SpectralDistribution(Distribution):
@@ -123,28 +196,44 @@ class SpectralLikelihood(nn.Module):
     the data's own peak, per scale: with a tiny absolute floor a wrong clip beats the right one with −60 dB noise, since
     only the padding's logarithm counts. A clip more than 50 dB below the data's peak counts as relative to that level.
     Multi-scale STFT losses: Yamamoto 2020 (Parallel WaveGAN), Engel 2020 (DDSP).
+
+    Weights of further terms, 0 for none: `log_mel`, mean |Δ log-mel| (floor as above); `waveform`, mean |x − x̂|/level
+    (`waveform_norm` l1) or mean (x − x̂)²/level² (l2), the level being the data's median RMS; `loudness`, mean
+    |Δ ln RMS| of 32 ms frames (floor as above).
     """
 
     normalised = False
     floor: Tensor
+    level: Tensor
 
-    def __init__(self, *, scales: Sequence[int] = (1024, 256, 64), floor_db: float = -70.0) -> None:
+    def __init__(
+        self,
+        *,
+        scales: Sequence[int] = (1024, 256, 64),
+        floor_db: float = -70.0,
+        log_mel: float = 0.0,
+        waveform: float = 0.0,
+        waveform_norm: str = "l1",
+        loudness: float = 0.0,
+    ) -> None:
         super().__init__()
-        if not scales or any(size < 8 or size % 4 for size in scales):
-            raise Refused(
-                f"STFT scales are window sizes, multiples of 4 from 8 up, but got {list(scales)}: "
-                "try likelihood.scales=[1024,256,64]"
-            )
-        if not -120 <= floor_db < 0:
-            raise Refused(
-                f"floor_db is decibels re the data's peak, from -120 to below 0, but got {floor_db}: "
-                "try likelihood.floor_db=-70"
-            )
+        _refuse(scales, floor_db, {"log_mel": log_mel, "waveform": waveform, "loudness": loudness}, waveform_norm)
         self.scales, self.floor_db = tuple(scales), floor_db
+        self.log_mel, self.waveform, self.waveform_norm, self.loudness = log_mel, waveform, waveform_norm, loudness
+        self.features = nn.ModuleDict()
         for size in self.scales:
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
         # Before `calibrate`: as if the median clip peaked at a magnitude of 0.1.
         self.register_buffer("floor", torch.full((len(self.scales),), 0.1 * 10 ** (floor_db / 20)))
+        if waveform:
+            self.register_buffer("level", torch.tensor(0.1))
+
+    def for_audio(self, *, sample_rate: int, mels: int = 40) -> None:
+        """Tells the sample rate, without which there are neither mels nor milliseconds; models call it."""
+        if self.log_mel:
+            self.features["log_mel"] = LogMel(sample_rate=sample_rate, mels=mels, floor_db=self.floor_db)
+        if self.loudness:
+            self.features["loudness"] = Loudness(sample_rate=sample_rate, floor_db=self.floor_db)
 
     def forward(
         self, waveform: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"] | None = None
@@ -162,30 +251,55 @@ class SpectralLikelihood(nn.Module):
             x, y = x.float(), y.float()
             if mask is not None:
                 x, y = x * mask, y * mask
-            return torch.stack([self._at_scale(i, x, y, mask) for i in range(len(self.scales))]).sum(0)
+            return torch.stack(list(self._terms(x, y, mask))).sum(0)
 
-    def _at_scale(self, i: int, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        size, floor = self.scales[i], self.floor[i].to(x)
-        window = self.get_buffer(f"window_{size}").to(x)
-        a, b = magnitudes(x, window), magnitudes(y, window)
-        log_ratio = ((a + floor).log() - (b + floor).log()).abs()
-        if mask is None:
-            cells = a.new_tensor(a[0].numel())
-        else:
-            valid = frame_mask(mask, size)
-            log_ratio = log_ratio * valid[:, None]
-            cells = valid.sum(1).clamp_min(1) * a.shape[1]
-        # −50 dB re the peak where floor_db is −70: an almost silent clip must not outweigh the whole batch.
-        quietest = 10 * floor * cells.sqrt()
-        loudness = torch.linalg.vector_norm(a, dim=(1, 2)).maximum(quietest)
-        relative = torch.linalg.vector_norm(a - b, dim=(1, 2)) / loudness
-        return relative + log_ratio.sum((1, 2)) / cells
+    def _terms(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
+        for size, floor in zip(self.scales, self.floor.to(x), strict=True):
+            yield scale_distance(x, y, mask, window=self.get_buffer(f"window_{size}").to(x), floor=floor)
+        for name in ("log_mel", "loudness"):
+            if weight := getattr(self, name):
+                if name not in self.features:
+                    raise Refused(
+                        f"likelihood.{name}={weight:g} needs the sample rate, which this model did not tell: call "
+                        f"likelihood.for_audio(sample_rate=…) in its constructor, or set likelihood.{name}=0"
+                    )
+                yield weight * feature_distance(self.features[name], x, y, mask)  # pyright: ignore[reportArgumentType]
+        if self.waveform:
+            norm, level = self.waveform_norm, self.level.to(x)
+            yield self.waveform * waveform_distance(x, y, mask, norm=norm, level=level)
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"] | None = None) -> None:
-        """Fixes the floors, `floor_db` below the median over clips of the peak magnitude; silent clips aside."""
+        """Fixes the floors, `floor_db` below the median over clips of the peak magnitude, and the level; silent clips
+        aside."""
         x = x.float() if mask is None else x.float() * mask
         for i, size in enumerate(self.scales):
             peak = magnitudes(x, self.get_buffer(f"window_{size}").to(x)).amax((1, 2))
             if (peak > 0).any():
                 self.floor[i] = peak[peak > 0].median() * 10 ** (self.floor_db / 20)
+        for features in self.features.values():
+            features.calibrate(x)  # pyright: ignore[reportCallIssue]
+        if self.waveform and (level := median_rms(x, mask)) is not None:
+            self.level.copy_(level)
+
+
+def _refuse(scales: Sequence[int], floor_db: float, weights: dict[str, float], norm: str) -> None:
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise Refused(
+                f"likelihood.{name} is the weight of a term, 0 or more, but got {weight}: try likelihood.{name}=1"
+            )
+    if any(size < 8 or size % 4 for size in scales) or not (scales or any(weights.values())):
+        raise Refused(
+            f"STFT scales are window sizes, multiples of 4 from 8 up, but got {list(scales)}: "
+            "try likelihood.scales=[1024,256,64]"
+        )
+    if not -120 <= floor_db < 0:
+        raise Refused(
+            f"floor_db is decibels re the data's peak, from -120 to below 0, but got {floor_db}: "
+            "try likelihood.floor_db=-70"
+        )
+    if norm not in ("l1", "l2"):
+        raise Refused(f"expected likelihood.waveform_norm l1 or l2, but got {norm!r}: try likelihood.waveform_norm=l1")
+    if norm == "l2" and not weights["waveform"]:
+        raise Refused("likelihood.waveform_norm=l2 does nothing while likelihood.waveform=0: set likelihood.waveform=1")

@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from ..batch import Batch
 from ..nn.audio import POOLS, AudioDecoder, AudioEncoder, plan
-from ..nn.spectral import LogMel, frame_mask
+from ..nn.spectral import LogMel, frame_mask, median_rms
 from ..refusal import Refused
 from ..vae import VAE
 
@@ -39,8 +39,10 @@ class AudioVAE(VAE):
     """x (batch, time) mono, one z of `latent_dim` units per clip; architecture in the family of RAVE (Caillon 2021).
 
     With `SpectralLikelihood`, or any that says `normalised = False`, the distortion is a distance of waveforms. A
-    density is applied to fixed log-mel features (`mels`, 40 unless given; padding masked), so that −ELBO bounds their
-    NLL. Networks see waveforms divided by the data's level, which `calibrate` fixes before training (0.1 until then).
+    density is applied to fixed log-mel features (padding masked), so that −ELBO bounds their NLL. `mels` (40 unless
+    given) is the number of bands of these features, or of the distance's log-mel term. `z_inject` says in which decoder
+    stages z acts: all, or the first alone. Networks see waveforms divided by the data's level, which `calibrate` fixes
+    before training (0.1 until then).
     """
 
     level: Tensor
@@ -59,6 +61,7 @@ class AudioVAE(VAE):
         pool: str = "flatten",
         dilations: Sequence[int] = (1, 3),
         residual_units: int = 2,
+        z_inject: str = "all",
         mels: int | None = None,
     ) -> None:
         super().__init__()
@@ -73,13 +76,18 @@ class AudioVAE(VAE):
         self.encoder = AudioEncoder(plan=layout, pool=pool, units=residual_units)
         self.posterior_head = posterior(features=self.encoder.features, units=latent_dim)
         self.prior_head = prior(units=latent_dim)
-        self.decoder = AudioDecoder(plan=layout, latent=latent_dim, units=residual_units)
+        self.decoder = AudioDecoder(plan=layout, latent=latent_dim, units=residual_units, z_inject=z_inject)
         self.likelihood = likelihood
-        self.features = None
-        if getattr(likelihood, "normalised", True):
-            self.features = LogMel(sample_rate=sample_rate, mels=_mels(mels))
-        elif mels is not None:
-            raise Refused(f"mels={mels} does nothing to a spectral distance: drop it, or set likelihood=normal|laplace")
+        density = getattr(likelihood, "normalised", True)
+        if not density and mels is not None and not getattr(likelihood, "log_mel", 0.0):
+            raise Refused(
+                f"mels={mels} does nothing to this distance: drop it, set likelihood.log_mel=1, or take "
+                "likelihood=normal|laplace"
+            )
+        self.features = LogMel(sample_rate=sample_rate, mels=_mels(mels)) if density else None
+        for_audio = getattr(likelihood, "for_audio", None)
+        if callable(for_audio):
+            for_audio(sample_rate=sample_rate, mels=_mels(mels))
         self.register_buffer("level", torch.tensor(0.1))
 
     def encode(
@@ -113,10 +121,8 @@ class AudioVAE(VAE):
     def calibrate(self, batch: Batch) -> None:
         """Fixes the waveform's level and the floors of distance or features, from training clips, before step 1."""
         audible = _silenced(batch.x, batch.mask)
-        samples = torch.full_like(audible[:, 0], audible.shape[1]) if batch.mask is None else batch.mask.sum(1)
-        rms = (audible.square().sum(1) / samples.clamp_min(1)).sqrt()
-        if (rms > 0).any():
-            self.level.copy_(rms[rms > 0].median())
+        if (level := median_rms(audible, batch.mask)) is not None:
+            self.level.copy_(level)
         if self.features is not None:
             self.features.calibrate(audible)
         calibrate = getattr(self.likelihood, "calibrate", None)

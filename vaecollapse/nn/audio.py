@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from ..refusal import Refused
 
-POOLS = ("flatten", "mean", "meanstd", "strided")
+POOLS = ("flatten", "mean", "meanstd", "attention", "strided")
+INJECTIONS = ("first", "all")
 SLOPE = 0.2
 M = TypeVar("M", bound=nn.Module)
 
@@ -123,7 +124,7 @@ class FiLM(nn.Module):
 
 
 class Up(nn.Module):
-    """Mirror of `Down`: transposed convolution, FiLM of z, the stage's residual units.
+    """Mirror of `Down`: transposed convolution, FiLM of z (not where `latent` is 0), the stage's residual units.
 
     The kernel is twice the stride, so every output sample has the same number of inputs (no checkerboard).
     """
@@ -134,18 +135,22 @@ class Up(nn.Module):
         self.conv = variance_preserving(
             nn.ConvTranspose1d(inputs, stage.channels, 2 * stage.stride, stride=stage.stride)
         )
-        self.film = FiLM(units=latent, channels=stage.channels)
+        self.film = FiLM(units=latent, channels=stage.channels) if latent else None
         self.residual = residual_units(stage, units)
 
     def forward(
         self, x: Float[Tensor, "batch channels frames"], z: Float[Tensor, "batch units"]
     ) -> Float[Tensor, "batch out longer"]:
         x = self.conv(F.leaky_relu(x, SLOPE))[..., self.stride // 2 :][..., : self.length]
-        return self.residual(self.film(x, z))
+        return self.residual(x if self.film is None else self.film(x, z))
 
 
 class TimePool(nn.Module):
-    """Frames → one vector of `features` numbers. The means see only frames with data; `flatten` keeps every frame."""
+    """Frames → one vector of `features` numbers. Means and attention see only frames with data; `flatten` keeps every
+    frame.
+
+    `attention`: the mean weighted by softmax_t(q·x_t/√channels), q one learned query (0 at start, where it is `mean`).
+    """
 
     def __init__(self, *, pool: str, channels: int, length: int) -> None:
         super().__init__()
@@ -155,16 +160,27 @@ class TimePool(nn.Module):
         self.features = {"flatten": channels * length, "strided": channels * length, "meanstd": 2 * channels}.get(
             pool, channels
         )
+        if pool == "attention":
+            self.query = nn.Parameter(torch.zeros(channels))
+
+    def weights(
+        self, x: Float[Tensor, "batch channels frames"], mask: Bool[Tensor, "batch frames"] | None
+    ) -> Float[Tensor, "batch one frames"]:
+        """What each frame counts: 0 on padding, in sum 1 (0 for a clip that is all padding)."""
+        valid = torch.ones_like(x[:, :1]) if mask is None else mask.unsqueeze(1).to(x.dtype)
+        if self.pool != "attention":
+            return valid / valid.sum(-1, keepdim=True).clamp_min(1)
+        score = (self.query[:, None] * x).sum(1, keepdim=True) / math.sqrt(x.shape[1])
+        return valid * score.masked_fill(valid == 0, torch.finfo(score.dtype).min).softmax(-1)
 
     def forward(
         self, x: Float[Tensor, "batch channels frames"], mask: Bool[Tensor, "batch frames"] | None = None
     ) -> Float[Tensor, "batch features"]:
         if self.pool in ("flatten", "strided"):
             return x.flatten(1)
-        weight = torch.ones_like(x[:, :1]) if mask is None else mask.unsqueeze(1).to(x.dtype)
-        weight = weight / weight.sum(-1, keepdim=True).clamp_min(1)
+        weight = self.weights(x, mask)
         mean = (x * weight).sum(-1)
-        if self.pool == "mean":
+        if self.pool != "meanstd":
             return mean
         variance = ((x - mean.unsqueeze(-1)).square() * weight).sum(-1)
         return torch.cat([mean, (variance + 1e-5).sqrt()], 1)
@@ -197,16 +213,19 @@ class AudioEncoder(nn.Module):
 
 
 class AudioDecoder(nn.Module):
-    """z (batch, latent) → waveform (batch, time); z also acts in every stage through FiLM."""
+    """z (batch, latent) → waveform (batch, time); z also acts through FiLM, in every stage (`z_inject` all) or in the
+    first one, the slowest, alone."""
 
-    def __init__(self, *, plan: Plan, latent: int, units: int) -> None:
+    def __init__(self, *, plan: Plan, latent: int, units: int, z_inject: str = "all") -> None:
         super().__init__()
+        if z_inject not in INJECTIONS:
+            raise Refused(f"expected model.z_inject to be first or all, but got {z_inject!r}: try model.z_inject=all")
         self.seed_shape = (plan.channels, plan.length)
         self.seed = nn.Linear(latent, plan.channels * plan.length)
         widths = [stage.channels for stage in plan.stages] + [plan.channels]
         self.stages = nn.ModuleList(
-            Up(stage=stage, inputs=inputs, latent=latent, units=units)
-            for stage, inputs in reversed(list(zip(plan.stages, widths[1:], strict=True)))
+            Up(stage=stage, inputs=inputs, latent=latent if z_inject == "all" or i == 0 else 0, units=units)
+            for i, (stage, inputs) in enumerate(reversed(list(zip(plan.stages, widths[1:], strict=True))))
         )
         self.last = variance_preserving(nn.Conv1d(widths[0], 1, 7, padding=3))
         with torch.no_grad():

@@ -1,0 +1,60 @@
+"""Arrays as pictures: spectrograms on one grid, written as PNG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+# Perceptually uniform, dark to bright, readable without colour: anchors of matplotlib's "inferno" (CC0).
+ANCHORS = np.array(
+    [
+        [0, 0, 4],
+        [40, 11, 84],
+        [101, 21, 110],
+        [159, 42, 99],
+        [212, 72, 66],
+        [245, 125, 21],
+        [250, 193, 39],
+        [252, 255, 164],
+    ]
+)
+
+
+def coloured(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """0 dark to 1 bright; values outside are clipped."""
+    at = np.clip(values, 0, 1) * (len(ANCHORS) - 1)
+    return np.stack([np.interp(at, np.arange(len(ANCHORS)), channel) for channel in ANCHORS.T], -1).astype(np.uint8)
+
+
+def spectrogram(
+    waveform: Float[np.ndarray, " time"], *, size: int = 256, range_db: float = 70.0, peak: float | None = None
+) -> UInt8[np.ndarray, "bins frames 3"]:
+    """STFT magnitude in decibels re `peak` (the clip's own, if None), low frequencies at the bottom."""
+    padded = np.pad(np.asarray(waveform, dtype=np.float64), size // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: size // 4] * np.hanning(size)
+    magnitude = np.abs(np.fft.rfft(frames, axis=1)).T[::-1]
+    top = peak or max(float(magnitude.max()), 1e-12)
+    return coloured(1 + 20 * np.log10(np.maximum(magnitude / top, 1e-12)) / range_db)
+
+
+def grid(
+    rows: Sequence[Sequence[UInt8[np.ndarray, "height width 3"]]], *, gap: int = 4
+) -> UInt8[np.ndarray, "total wide 3"]:
+    """Pictures of one size in rows, a light gap between them; short rows are filled with the gap's colour."""
+    height, width = rows[0][0].shape[:2]
+    columns = max(map(len, rows))
+    sheet = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 235, np.uint8)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            top, left = i * (height + gap), j * (width + gap)
+            sheet[top : top + height, left : left + width] = picture
+    return sheet
+
+
+def write_png(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:
+    """Writes atomically: a reader sees the whole picture or none."""
+    temporary = path.with_name(f".{path.name}.part")
+    Image.fromarray(picture).save(temporary, format="PNG")
+    temporary.replace(path)
