@@ -1,21 +1,22 @@
-"""Our training step through the Lightning Trainer against a bare PyTorch loop, side by side in one run.
+"""Our training step through the Lightning Trainer against a bare PyTorch loop, taken in turns in one run.
 
-    python benchmarks/training_step.py [--steps 100] [--rounds 3] [--model audio_nf]
+    python benchmarks/training_step.py [--steps 300] [--model audio_nf] [batch_size=8 …]
 
 The bare loop has the same weights at the start, networks, distance, optimizer and batches, and neither regularizer,
-logger nor checks. Rounds alternate; a speed is the best round's (what else the machine did only slows a round down),
-a ratio the median of the rounds' own. Prints a markdown table; the target is a ratio of 0.95.
+logger nor checks. After each step of ours one step of the bare loop is taken, so that whatever else the machine does
+slows both. Prints a markdown table: the speed is the bare loop's time over ours, with its 95 % interval over steps,
+with and without what does not come with every step (logging, the monitor's readings, the end of an epoch). The target
+is 0.95.
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
-from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -30,61 +31,21 @@ from vaecollapse.datasets.base import VAEData
 from vaecollapse.elbo import closed_form_kl
 from vaecollapse.models.audio import AudioVAE
 from vaecollapse.run import Run
-from vaecollapse.tasks import build_model, first_examples, quiet_lightning
+from vaecollapse.tasks import build_model, quiet_lightning
 from vaecollapse.training import Training
 from vaecollapse.vae import VAE
 
-WARM = 3  # steps before the clock starts
+WARM = 5  # steps before the clock starts
 TARGET = 0.95
+WAYS = {"learning rate": ["learning_rate"], "learning rate, collapse monitor": ["learning_rate", "collapse_monitor"]}
 
 
-class Speed(NamedTuple):
-    """Seconds of a step: on the wall, of the processor, and the median one, which no reading or epoch's end is in."""
-
-    wall: float
-    processor: float
-    median: float
-
-
-class Clock:
-    """The time of every step."""
-
-    def __init__(self) -> None:
-        self.wall: list[float] = []
-        self.processor: list[float] = []
-
-    def tick(self) -> None:
-        self.wall.append(time.perf_counter())
-        self.processor.append(time.process_time())
-
-    def speed(self) -> Speed:
-        wall, processor = self.wall[WARM:], self.processor[WARM:]
-        steps = len(wall) - 1
-        each = [after - before for before, after in pairwise(wall)]
-        return Speed((wall[-1] - wall[0]) / steps, (processor[-1] - processor[0]) / steps, statistics.median(each))
-
-
-class Stopwatch(pl.Callback):
-    """The last callback of all: its tick closes the step, whatever the others did in it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock = Clock()
-
-    def on_train_batch_end(self, *_: object) -> None:
-        self.clock.tick()
-
-
-def batches(data: VAEData, steps: int) -> Iterator[Batch]:
-    """The training batches in the Trainer's own order."""
+def batches(data: VAEData) -> Iterator[Batch]:
+    """The training batches in the Trainer's own order, without end."""
     loader, epoch = data.train_dataloader(), 0
-    while steps > 0:
+    while True:
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        for batch in loader:
-            if steps == 0:
-                return
-            yield batch
-            steps -= 1
+        yield from loader
         epoch += 1
 
 
@@ -103,48 +64,72 @@ def vector_loss(vae: VAE, batch: Batch, beta: float) -> torch.Tensor:
     return (beta * kl_divergence(posterior, vae.prior()) - vae.decode(z).log_prob(batch.x)).mean()
 
 
-def bare(cfg: DictConfig, vae: VAE, data: VAEData, steps: int) -> Clock:
-    """What one would write in a notebook."""
-    clock, optimizer = Clock(), instantiate(cfg.optimizer)(vae.parameters())
+def bare(cfg: DictConfig, vae: VAE, data: VAEData) -> Iterator[None]:
+    """What one would write in a notebook; a step each time it is asked."""
+    optimizer = instantiate(cfg.optimizer)(vae.parameters())
     loss_of = audio_loss if isinstance(vae, AudioVAE) else vector_loss
-    for batch in batches(data, steps):
+    for batch in batches(data):
         loss = loss_of(vae, batch, cfg.beta)  # type: ignore[arg-type]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        clock.tick()
-    return clock
+        yield
 
 
-def ours(cfg: DictConfig, vae: VAE, data: VAEData, steps: int, *, monitored: bool) -> Clock:
-    """The command line's own training, without its last full reading."""
-    chosen = ["learning_rate", *(["collapse_monitor"] if monitored else [])]
-    watch = Stopwatch()
+class InTurns(pl.Callback):
+    """The last callback of all: closes our step, whatever the others did in it, and takes one of the other loop's."""
+
+    def __init__(self, other: Iterator[None]) -> None:
+        super().__init__()
+        self.other, self.started = other, math.nan
+        self.ours: list[float] = []
+        self.theirs: list[float] = []
+
+    def on_train_batch_end(self, *_: object) -> None:
+        ended = time.perf_counter()
+        next(self.other)
+        now = time.perf_counter()
+        self.ours.append(ended - self.started)
+        self.theirs.append(now - ended)
+        self.started = now
+
+
+def measure(cfg: DictConfig, start: VAE, data: VAEData, steps: int, chosen: list[str]) -> InTurns:
+    """The command line's own training, without its last full reading, in turns with the bare loop."""
+    turns = InTurns(bare(cfg, deepcopy(start).train(), data))
     with tempfile.TemporaryDirectory() as folder:
         callbacks = [instantiate(cfg.callback[name]) for name in chosen]
         for callback in callbacks[1:]:
             callback.run, callback.on_train_end = Run(Path(folder)), lambda *_: None
         trainer = instantiate(
             cfg.trainer,
-            callbacks=[*callbacks, watch],
+            callbacks=[*callbacks, turns],
             logger=[RunLogger(directory=folder)],
             max_steps=steps,
             max_epochs=None,
-            limit_val_batches=0 if not monitored else 1.0,
             check_val_every_n_epoch=1_000_000,
             enable_checkpointing=False,
             default_root_dir=folder,
         )
-        module = Training(vae=vae, regularizer=instantiate(cfg.regularizer), optimizer=instantiate(cfg.optimizer))
-        trainer.fit(module, datamodule=data)
-    return watch.clock
+        regularizer, optimizer = instantiate(cfg.regularizer), instantiate(cfg.optimizer)
+        trainer.fit(Training(vae=deepcopy(start), regularizer=regularizer, optimizer=optimizer), datamodule=data)
+    return turns
+
+
+def row(name: str, turns: InTurns) -> str:
+    ours, theirs = turns.ours[WARM:], turns.theirs[WARM:]
+    speed, count = sum(theirs) / sum(ours), len(ours)
+    spread = statistics.pstdev(b - speed * a for a, b in zip(ours, theirs, strict=True))
+    half = 1.96 * spread / math.sqrt(count) / statistics.fmean(ours)
+    median = statistics.median(theirs) / statistics.median(ours)
+    a, b = (1e3 * statistics.fmean(each) for each in (ours, theirs))
+    return f"| {name} | {a:.2f} | {b:.2f} | {speed:.3f} ± {half:.3f} | {median:.3f} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="audio_nf")
-    parser.add_argument("--steps", type=int, default=100, help="of a round; the monitor looks every 100")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=300, help="the monitor looks every 100")
     parser.add_argument("override", nargs="*", help="of the configuration, such as batch_size=8")
     given = parser.parse_args()
     quiet_lightning()
@@ -155,36 +140,13 @@ def main() -> None:
     data.setup("fit")
     pl.seed_everything(0, verbose=False)
     start = build_model(cfg, data)
-    start.calibrate(first_examples(data, 256))
     if str(cfg.trainer.precision).startswith("64"):
         start.double()
-    steps = given.steps + WARM + 1
-    ways: dict[str, Callable[[VAE], Clock]] = {
-        "bare PyTorch loop": lambda vae: bare(cfg, vae, data, steps),
-        "Trainer, learning rate": lambda vae: ours(cfg, vae, data, steps, monitored=False),
-        "Trainer, learning rate, collapse monitor": lambda vae: ours(cfg, vae, data, steps, monitored=True),
-    }
-    found: dict[str, list[Speed]] = {name: [] for name in ways}
-    for _ in range(given.rounds):
-        for name, way in ways.items():
-            torch.manual_seed(0)
-            found[name].append(way(deepcopy(start).train()).speed())
-    report(found, f"{given.model}, batch {cfg.batch_size}, {given.steps} steps, {given.rounds} rounds, one thread")
-
-
-def report(found: dict[str, list[Speed]], what: str) -> None:
-    first = next(iter(found.values()))
-    print(
-        f"\n{what}; target {TARGET}\n\n| loop | ms a step | steps/s | speed | of processor time | of the median step |"
-    )
-    print("|---|---|---|---|---|---|")
-    for name, speeds in found.items():
-        best = min(speed.wall for speed in speeds)
-        ratios = [
-            statistics.median(getattr(base, part) / getattr(own, part) for base, own in zip(first, speeds, strict=True))
-            for part in Speed._fields
-        ]
-        print(f"| {name} | {1e3 * best:.2f} | {1 / best:.2f} | {' | '.join(f'{ratio:.3f}' for ratio in ratios)} |")
+    start.calibrate(data.examples("train", 256))
+    rows = [row(name, measure(cfg, start, data, given.steps + WARM, chosen)) for name, chosen in WAYS.items()]
+    print(f"\n{given.model}, batch {cfg.batch_size}, {given.steps} steps each, one thread; target {TARGET}\n")
+    print("| Trainer with | ours, ms a step | bare, ms a step | speed | of the median step |\n|---|---|---|---|---|")
+    print("\n".join(rows))
 
 
 if __name__ == "__main__":

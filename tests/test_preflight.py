@@ -4,7 +4,10 @@ import pytest
 import torch
 from planted import EIGENVALUES, gaussian_data, optimum, probe
 
-from vaecollapse.preflight import critical_price, forecast, rehearse
+from vaecollapse.batch import Batch
+from vaecollapse.datasets.audio import AudioFolderData
+from vaecollapse.distributions.likelihoods import SpectralLikelihood
+from vaecollapse.preflight import critical_price, floor_table, forecast, forecast_distance, rehearse
 from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import Constant
@@ -22,7 +25,8 @@ def test_the_forecast_counts_what_the_closed_form_keeps_alive(e: float, units: i
 def test_few_examples_raise_the_bar() -> None:
     values = torch.tensor(EIGENVALUES)
     assert critical_price(values, 10, 1.0) > critical_price(values, 1000, 1.0) == pytest.approx(1.1, abs=0.1)
-    assert forecast(torch.randn(50, 40), e=1.0, units=40) == 0, "pure noise at its own price offers nothing"
+    noise = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+    assert forecast(noise, e=1.0, units=40) <= 1 < int((torch.linalg.eigvalsh(torch.cov(noise.T)) > 1.1).sum())
 
 
 def test_rehearsal_moves_nothing_and_refuses_what_cannot_be_priced() -> None:
@@ -36,3 +40,48 @@ def test_rehearsal_moves_nothing_and_refuses_what_cannot_be_priced() -> None:
         vae.decoder.weight.fill_(torch.inf)
     with pytest.raises(Refused, match="objective of the untrained model"):
         rehearse(vae, Beta(weight=Constant(value=1.0)), batch)
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(0.01, 6), (0.5, 3), (50.0, 0)])
+def test_the_forecast_of_a_distance_counts_planted_directions(beta: float, expected: int) -> None:
+    """Six planted directions of log features in noise, three of them faint: 400 clips against 600 cells."""
+    generator = torch.Generator().manual_seed(0)
+    ways = torch.linalg.qr(torch.randn(600, 6, generator=generator)).Q.T * 600**0.5
+    strength = torch.tensor([2.0, 2.0, 2.0, 0.3, 0.3, 0.3])
+
+    def cells(n: int):
+        codes = torch.randn(n, 6, generator=generator) * strength
+        values = codes @ ways + 0.5 * torch.randn(n, 600, generator=generator)
+        return [(part, torch.ones_like(part)) for part in values.split(300, 1)]
+
+    assert forecast_distance(cells(400), cells(400), beta=beta) == expected
+
+
+def test_speech_is_forecast_alive_at_a_hundredth_and_dead_at_one(fsdd) -> None:
+    """What training then finds: rank 13 of 16 at β = 0.01, and 0 at β = 1 (benchmarks/README.md)."""
+    data = AudioFolderData(root=str(fsdd), batch_size=16, seed=0)
+    data.setup()
+    likelihood = SpectralLikelihood()
+    parts = [data.examples(split, 300) for split in ("train", "validation")]
+    likelihood.calibrate(parts[0].x, parts[0].mask)
+    cells = [likelihood.log_magnitudes(part.x, part.mask) for part in parts]
+    found = [forecast_distance(*cells, beta=beta) for beta in (0.01, 0.1, 1.0)]
+    assert found[0] >= 16 and 3 <= found[1] <= 12 and found[2] == 0
+    table = floor_table(likelihood, parts[0])
+    assert table.wrong > 10 * table.noisy and table.warning is None
+
+
+def test_a_floor_far_below_the_data_is_warned_of() -> None:
+    """Zero-padded one-shots under a floor of -120 dB: silence is nearer than the clip itself with -60 dB of noise."""
+    time = torch.arange(4096) / 8000
+    clips = torch.stack(
+        [torch.exp(-60 * time) * torch.sin(2 * torch.pi * f * time) for f in (200.0, 300.0, 500.0, 900.0)]
+    )
+    clips[:, 1200:] = 0
+    tables = []
+    for floor_db in (-120.0, -50.0):
+        likelihood = SpectralLikelihood(floor_db=floor_db)
+        likelihood.calibrate(clips)
+        tables.append(floor_table(likelihood, Batch(clips)))
+    assert tables[0].warning is not None and "floor_db" in tables[0].warning
+    assert tables[1].warning is None

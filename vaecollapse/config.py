@@ -39,7 +39,7 @@ VERDICTS = (
 # what a run is built from: an override that changes none of these changes nothing
 ROOTS = ("model", "regularizer", "dataset", "optimizer", "trainer", "callback", "seed")
 # readings, their output and the exit code are no part of what is built
-EXEMPT = ("detector", "logger", "fail_on", "hydra")
+EXEMPT = ("detector", "logger", "fail_on", "preflight", "hydra")
 ELSE = "another value"
 
 
@@ -64,6 +64,7 @@ class Knobs:
     batch_size: int = MISSING
     seed: int = MISSING
     max_epochs: int = MISSING
+    preflight: str = "run"
     fail_on: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -90,6 +91,8 @@ class Knobs:
                 raise Refused(f"{name} must be a finite number of at least {low:g}, but {name}={value:g}: {advice}")
         if not 0 < self.lr < math.inf:
             raise Refused(f"lr must be a finite number above 0, but lr={self.lr:g}: try lr=0.001")
+        if self.preflight not in ("run", "only"):
+            raise Refused(f"preflight={self.preflight} is neither run nor only: preflight=only stops before step 1")
         if unknown := [name for name in self.fail_on if name not in VERDICTS]:
             near = _nearest(unknown[0], VERDICTS)
             raise Refused(f"fail_on={unknown[0]} is no verdict{near}: take some of {', '.join(VERDICTS)}")

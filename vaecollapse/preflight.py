@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .batch import Batch
-from .distributions.likelihoods import NormalLikelihood
+from .distributions.likelihoods import NormalLikelihood, SpectralLikelihood
 from .elbo import Objective, Progress
 from .refusal import Refused
 from .regularizers.base import Regularizer
@@ -58,7 +58,7 @@ def declared_scale(vae: VAE) -> float | None:
     return float(likelihood.scale)
 
 
-Cells = tuple[Float[Tensor, "clips cells"], Float[Tensor, "clips cells"]]
+Cells = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]  # values and their validity, (clips, cells)
 
 
 def deviations(cells: Cells, mean: Float[Tensor, " cells"]) -> Float[Tensor, "clips cells"]:
@@ -71,27 +71,29 @@ def forecast_distance(training: list[Cells], held_out: list[Cells], *, beta: flo
     """Directions of the data that pay for themselves under Σ over scales of a mean-reduced L1 of log features.
 
     Around a residual of sd s the L1 is quadratic, D ≈ const + Σ mean δ²/(s√(2π)), so a direction lives iff its
-    variance, in units of s and mean-reduced, exceeds ½√(2π)·β. The directions are the training clips', their variance is
-    read on the held-out clips (with more cells than clips the training eigenvalues are mostly noise), and s is what
+    variance, in units of s and mean-reduced, exceeds ½√(2π)·β. The directions are the training clips', their variance
+    is read on the held-out clips (with more cells than clips the training eigenvalues are mostly noise), and s is what
     the living directions leave over, by iteration. The relative L2 term is left out. Local stability only.
     """
-    sums = [(v * m).sum(0) / m.sum(0).clamp(min=1) for v, m in training]
-    train, held = ([deviations(c, mean) for c, mean in zip(part, sums, strict=True)] for part in (training, held_out))
-    spread = [part.square().sum(1).mean().sqrt() for part in train]
-    alive = 0
+    means = [(v * m).sum(0) / m.sum(0).clamp(min=1) for v, m in training]
+    train, held = ([deviations(c, mean) for c, mean in zip(part, means, strict=True)] for part in (training, held_out))
+    # With more cells than clips everything is read off the clips' inner products, one matrix per scale.
+    inner = [(a @ a.T).double() for a in train]
+    cross = [(b @ a.T).double() for a, b in zip(train, held, strict=True)]
+    energy = [b.square().sum().double() for b in held]
+    spread, alive = [a.square().sum(1).mean().sqrt().double() for a in train], 0
     for _ in range(rounds):
-        a, b = (torch.cat([p / s.sqrt() for p, s in zip(part, spread, strict=True)], 1) for part in (train, held))
-        values, vectors = torch.linalg.eigh((a @ a.T).double())
-        kept = values.flip(0) > 1e-9 * values[-1]
-        directions = (a.T.double() @ vectors.flip(1)[:, kept] / values.flip(0)[kept].sqrt()).float()
-        scores = b @ directions
+        values, vectors = torch.linalg.eigh(sum(g / s for g, s in zip(inner, spread, strict=True)))
+        kept = values > 1e-9 * values[-1]
+        to_direction = vectors[:, kept] / values[kept].sqrt()
+        scores = sum(k / s for k, s in zip(cross, spread, strict=True)) @ to_direction
         living = scores.square().mean(0) > 0.5 * math.sqrt(2 * math.pi) * beta
-        left = (b - scores[:, living] @ directions[:, living].T).split([p.shape[1] for p in held], 1)
-        spread = [
-            (part.square().sum(1).mean().sqrt() * s.sqrt()).clamp(min=1e-6)
-            for part, s in zip(left, spread, strict=True)
-        ]
-        alive = int(living.sum())
+        scores, to_direction, alive = scores[:, living], to_direction[:, living], int(living.sum())
+        left = (
+            e - 2 * (k @ to_direction * scores).sum() + (scores @ (to_direction.T @ g @ to_direction) * scores).sum()
+            for e, k, g in zip(energy, cross, inner, strict=True)
+        )
+        spread = [(part / len(held[0])).clamp(min=1e-12).sqrt() for part in left]
     return alive
 
 
@@ -114,12 +116,61 @@ class FloorTable(NamedTuple):
         )
 
 
-def floor_table(vae: VAE, batch: Batch, *, seed: int = 0) -> FloorTable:
+def floor_table(likelihood: SpectralLikelihood, batch: Batch, *, seed: int = 0) -> FloorTable:
     """The distance of each clip to silence, to another clip (D̄), and to itself with noise 60 dB below its own level."""
     generator = torch.Generator().manual_seed(seed)
-    level = batch.x.flatten(1).square().mean(1).sqrt().reshape(-1, *[1] * (batch.x.ndim - 1))
-    noise = torch.randn(batch.x.shape, generator=generator).to(batch.x) * level * 10 ** (-60 / 20)
+    noise = torch.randn(batch.x.shape, generator=generator).to(batch.x)
+    noisy = batch.x + noise * batch.x.square().mean(1, keepdim=True).sqrt() * 10 ** (-60 / 20)
     with torch.no_grad():
-        z = vae.elbo(batch, seed=seed).z
-        far = [vae.between(batch, z, y) for y in (torch.zeros_like(batch.x), batch.x.roll(1, 0), batch.x + noise)]
-    return FloorTable(*(float(d.mean()) if d is not None else math.nan for d in far))
+        others = (torch.zeros_like(batch.x), batch.x.roll(1, 0), noisy)
+        return FloorTable(*(float(likelihood.distance(batch.x, y, batch.mask).mean()) for y in others))
+
+
+class Survey(NamedTuple):
+    """What is known before step 1. `directions` is the forecast at the price the schedule ends at (None: no formula);
+    where the likelihood is a distance it is shown and decides nothing."""
+
+    units: int
+    steps: int
+    warmup_ends: int
+    directions: int | None = None
+    decides: bool = False
+    floor: FloorTable | None = None
+    beta_effective: float | None = None
+
+    def lines(self) -> list[str]:
+        """Sentences for the terminal."""
+        said = [f"plan: {self.steps} steps, the KL weight has reached its end by step {self.warmup_ends}"]
+        if self.floor is not None:
+            silence, wrong, noisy = self.floor
+            said.append(
+                f"distance of a clip to silence {silence:.3g}, to another clip {wrong:.3g}, to itself with -60 dB "
+                f"of noise {noisy:.3g}"
+            )
+            said += [f"warning: {self.floor.warning}"] if self.floor.warning else []
+        if self.beta_effective is not None:
+            said.append(f"price: about {self.beta_effective:.2g} times the ELBO's own (an order of magnitude)")
+        if self.directions is not None:
+            said.append(
+                f"forecast: the data offers {self.directions} directions at this price, {self.units} units could "
+                "hold them"
+            )
+        return said
+
+
+def survey(
+    vae: VAE, training: Batch, held_out: Batch, *, beta: float, units: int, steps: int, warmup_ends: int
+) -> Survey:
+    """Forecast, floor table and price, for the likelihoods whose formulas are known (definitions of Lucas 2019 for a
+    fixed Gaussian on the data; the log term of a spectral distance)."""
+    plan = Survey(units, steps, warmup_ends)
+    scale, likelihood = declared_scale(vae), getattr(vae, "likelihood", None)
+    if scale is not None:
+        return plan._replace(directions=forecast(training.x, e=beta * scale**2, units=units), decides=True)
+    if not isinstance(likelihood, SpectralLikelihood):
+        return plan
+    table = floor_table(likelihood, training.part(slice(0, 256)))
+    cells = [likelihood.log_magnitudes(batch.x, batch.mask) for batch in (training, held_out)]
+    offered = min(units, forecast_distance(*cells, beta=beta))
+    # as if each sample were Laplace with scale D̄/samples
+    return plan._replace(directions=offered, floor=table, beta_effective=beta * training.x[0].numel() / table.wrong)

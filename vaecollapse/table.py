@@ -22,8 +22,9 @@ NAMES = {
     "price_of_a_nat": "price of a nat (loss units)",
     "active_units": "active units",
     "distortion": "distortion D",
+    "forecast_directions": "directions forecast before training",
 }
-BESIDE = ("price_of_a_nat", "active_units", "mi", "dead_units", "distortion")
+BESIDE = ("price_of_a_nat", "active_units", "mi", "dead_units", "distortion", "forecast_directions")
 
 
 def number(value: float | None) -> str:

@@ -25,8 +25,9 @@ from .batch import Batch, collate
 from .callbacks.monitor import CollapseMonitor
 from .datasets.base import VAEData
 from .diagnosis import Verdict
+from .elbo import Progress
 from .evaluation import quiet, spread
-from .preflight import declared_scale, forecast, rehearse
+from .preflight import Survey, rehearse, survey
 from .prescriptions import Prescription
 from .refusal import Refused
 from .run import Run
@@ -53,7 +54,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     data.prepare_data()
     data.setup("fit")
     vae = build_model(cfg, data)
-    sample = first_examples(data, CALIBRATION_EXAMPLES)
+    sample = spread_examples(data.splits.train, CALIBRATION_EXAMPLES)
     callbacks: dict[str, pl.Callback] = instantiate(cfg.callback) or {}
     loggers = instantiate(cfg.logger) or {}
     module = Training(
@@ -80,13 +81,16 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     monitor = next((c for c in callbacks.values() if isinstance(c, CollapseMonitor)), None)
     with quiet(vae, cfg.seed):
         units = vae.elbo(sample.part(slice(0, 2)), seed=0).units
-    expected = expectation(module, data, units)
+    plan = look_ahead(module, data, trainer, units)
     if monitor:
-        monitor.run, monitor.forecast = run, expected
+        monitor.run, monitor.survey = run, plan
         monitor.command = command_of(overrides)
         monitor.knobs = {name: float(cfg[name]) for name in ("seed", "max_epochs", "lr", "latent_dim")}
-    describe(module, expected, units)
+    describe(module, plan, units)
     record_start(run, cfg, overrides, data)
+    run.write("preflight.json", plan._asdict() | {"floor": plan.floor and plan.floor._asdict()})
+    if cfg.preflight == "only":
+        return Outcome("too_early", None, directory)
     for logger in trainer.loggers:
         logger.log_hyperparams(cast(dict, OmegaConf.to_container(cfg, resolve=True)))
     try:
@@ -150,9 +154,8 @@ def build_model(cfg: DictConfig, data: VAEData) -> VAE:
     return vae
 
 
-def first_examples(data: VAEData, wanted: int) -> Batch:
-    """Training examples spread over the split, for what is fixed before step 1."""
-    dataset: Any = data.train_dataloader().dataset
+def spread_examples(dataset: Any, wanted: int) -> Batch:
+    """Examples spread evenly over a split, for what is fixed before step 1."""
     return collate([dataset[i] for i in spread(len(dataset), wanted)])
 
 
@@ -162,17 +165,21 @@ def to_precision(module: Training, trainer: pl.Trainer) -> None:
         module.double()
 
 
-def expectation(module: Training, data: VAEData, units: int) -> int | None:
-    """Directions the data offers at the run's own e = β s², where the likelihood is a fixed Gaussian on the data."""
-    scale = declared_scale(module.vae)
-    if scale is None:
-        return None
-    dataset: Any = data.train_dataloader().dataset
-    x = collate([dataset[i] for i in spread(len(dataset), 4096)]).x
-    return forecast(x, e=module.final_weight * scale**2, units=units)
+def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int) -> Survey:
+    """The pre-flight: what the data offers at this plan's price, and the plan against its warm-up."""
+    count = 512 if "sample_rate" in data.facts else 4096
+    training, held_out = (spread_examples(split, count) for split in (data.splits.train, data.splits.validation))
+    batches = len(data.train_dataloader())
+    epochs = trainer.max_epochs or 1
+    steps = batches * epochs if trainer.max_steps < 0 else min(batches * epochs, trainer.max_steps)
+    end = module.final_weight
+    weights = (float(module.regularizer.weight(Progress(step, steps))) for step in range(steps + 1))
+    reached = next((step for step, weight in enumerate(weights) if weight >= 0.999 * end), steps)
+    with quiet(module.vae, module.seed):
+        return survey(module.vae, training, held_out, beta=end, units=units, steps=steps, warmup_ends=reached)
 
 
-def describe(module: Training, expected: int | None, units: int) -> None:
+def describe(module: Training, plan: Survey, units: int) -> None:
     """A few lines on what is about to be trained."""
     parameters = sum(p.numel() for p in module.vae.parameters())
     log.info("model: %s, %d latent units, %s parameters", type(module.vae).__name__, units, f"{parameters:,}")
@@ -181,8 +188,8 @@ def describe(module: Training, expected: int | None, units: int) -> None:
     if floor := getattr(module.regularizer, "floor", None):
         total = floor * units
         log.info("free bits: %g nats per unit are free, %.3g in total; nothing pushes the KL up to them", floor, total)
-    if expected is not None:
-        log.info("forecast: the data offers %d of %d directions at this price", expected, units)
+    for line in plan.lines():
+        log.info("%s", line)
 
 
 def record_start(run: Run, cfg: DictConfig, overrides: Sequence[str], data: VAEData) -> None:

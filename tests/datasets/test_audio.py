@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from torch._utils import ExceptionWrapper
 
 from vaecollapse.datasets.audio import AudioFolderData
 from vaecollapse.datasets.base import Visit
@@ -245,12 +246,18 @@ def test_a_file_that_changed_is_one_that_went(
     assert f"{path} {'can no longer' if change == 'garbage' else 'is no longer what it was'}" in caplog.text
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_folder_that_went_stops_with_a_sentence(root: Path, workers: int) -> None:
-    data = folder(root, pack_gib=0.0, num_workers=workers)
+def test_a_folder_that_went_stops_with_a_sentence(root: Path) -> None:
+    data = folder(root, pack_gib=0.0)
     shutil.rmtree(root)
-    with pytest.raises(Refused, match=r"^the recordings went away while training: \w_\d\d.wav .* start again$"):
+    sentence = r"^the recordings went away while training: \w_\d\d.wav .* start again$"
+    with pytest.raises(Refused, match=sentence):
         next(iter(data.train_dataloader()))
+    try:
+        data.splits.train[0]
+    except Refused:
+        handed_over = ExceptionWrapper(where="in worker process 0")  # as a loader's worker does, which dies slowly
+    with pytest.raises(Refused, match=sentence):
+        handed_over.reraise()
 
 
 def table(tmp_path: Path, *rows: str, name: str = "manifest.csv", encoding: str = "utf-8") -> Path:

@@ -21,8 +21,8 @@ from vaecollapse.datasets import recordings as reading
 from vaecollapse.datasets import scan as scanning
 from vaecollapse.datasets import threads
 from vaecollapse.datasets.cache import Cache
-from vaecollapse.datasets.recordings import CHANNELS, Recording, planes_of
-from vaecollapse.datasets.scan import Scan, find, scan
+from vaecollapse.datasets.recordings import CHANNELS, Found, Recording, planes_of
+from vaecollapse.datasets.scan import Listing, Scan, find, scan
 from vaecollapse.datasets.signals import Files, Pack, quantise, source_of
 from vaecollapse.refusal import Refused
 
@@ -98,6 +98,37 @@ def test_only_changed_files_are_read_again(root: Path, read: list[str]) -> None:
     scanned(root, channels="left")  # another question
     scanned(root, min_seconds=0.2)  # the same
     assert len(read) == 10
+
+
+def test_an_interrupted_scan_goes_on_where_it_stopped(root: Path, read: list[str], monkeypatch: pytest.MonkeyPatch):
+    for number in range(40):
+        (root / f"more_{number:02d}.wav").write_bytes((root / "a/0.wav").read_bytes())
+    spied = scanning.examine
+
+    def interrupted(_: Path, found: Found, **settings: object) -> Recording:
+        if found.path == "more_39.wav":
+            raise KeyboardInterrupt
+        return spied(root, found, **settings)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(scanning, "examine", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            scanned(root)
+    read.clear()
+    scanned(root)
+    assert "more_39.wav" in read
+    assert len(read) <= 16
+
+
+def test_the_index_of_a_folder_outlives_scans_of_a_part(root: Path, read: list[str]) -> None:
+    whole = scanned(root)
+    os.utime(root / "a/2.wav", ns=(1, 1))
+    (root / "b/1.wav").unlink()
+    settings = {"channels": "mean", "trim": None, "min_seconds": 0.01, "max_bad_fraction": 0.9, "cache": Cache()}
+    part = scan(root, Listing(find(root).found[:3], []), **settings)
+    assert part.recordings == whole.recordings[:3]
+    assert [each for each in whole.recordings if each.path != "b/1.wav"] == scanned(root).recordings
+    assert len(read) == 11
 
 
 DAMAGES = {

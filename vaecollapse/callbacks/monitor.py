@@ -12,6 +12,7 @@ from ..detectors.active_units import ActiveUnits
 from ..detectors.base import Detector, Finding, undefined
 from ..detectors.decoder_reliance import DecoderReliance
 from ..detectors.floor_saturation import FloorSaturation
+from ..detectors.flow_faithfulness import FlowFaithfulness
 from ..detectors.information_rank import InformationRank
 from ..detectors.mutual_information import MutualInformation
 from ..detectors.posterior_variance import PosteriorVariance
@@ -19,6 +20,7 @@ from ..detectors.price_of_a_nat import PriceOfANat
 from ..detectors.rate import Rate
 from ..diagnosis import STATES, Facts, Verdict, diagnose
 from ..evaluation import read
+from ..preflight import Survey
 from ..prescriptions import Prescription
 from ..run import Run
 from ..training import Training
@@ -50,6 +52,7 @@ def all_detectors() -> dict[str, Detector]:
         "active_units": ActiveUnits(),
         "posterior_variance": PosteriorVariance(),
         "floor_saturation": FloorSaturation(),
+        "flow_faithfulness": FlowFaithfulness(),
         "decoder_reliance": DecoderReliance(),
         "information_rank": InformationRank(),
         "price_of_a_nat": PriceOfANat(),
@@ -90,7 +93,7 @@ class CollapseMonitor(Callback):
         self.examples, self.final_examples, self.block = examples, final_examples, block
         self.every_n_steps, self.full_every_n_steps, self.seed = every_n_steps, full_every_n_steps, seed
         self.run = Run(directory) if directory else None
-        self.forecast: int | None = None
+        self.survey: Survey | None = None
         self.knobs: Mapping[str, float] = {}
         self.command: Callable[[Prescription], Prescription] | None = None
         self.verdict: Verdict | None = None
@@ -151,6 +154,8 @@ class CollapseMonitor(Callback):
                 found[split], units = {"rate": undefined("rate", "the model cannot be read any more")}, {}
             series = units if split == "held_out" else series
         held_out = found.get("held_out") or found["training"]
+        if self.survey and self.survey.directions is not None:
+            held_out["forecast_directions"] = Finding("forecast_directions", float(self.survey.directions))
         training = found.get("training") if "held_out" in found else None
         if not full:
             self.note_trend(trainer, held_out)
@@ -182,7 +187,7 @@ class CollapseMonitor(Callback):
         return Facts(
             units=int(units.value or 0) if units else 0,
             weight=own.final_weight if own else None,
-            forecast=self.forecast,
+            forecast=self.survey.directions if self.survey and self.survey.decides else None,
             unsettled=unsettled(self.trend),
             share=share,
             epochs=trainer.current_epoch,

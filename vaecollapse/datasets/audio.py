@@ -16,7 +16,7 @@ from .base import Splits, VAEData, check_fractions, partition, partition_groups
 from .cache import Cache
 from .clips import Augment, Clips
 from .manifest import SPLITS, Row, listed, read_manifest
-from .recordings import CHANNELS, Recording
+from .recordings import CHANNELS, Recording, shown
 from .scan import Scan, find, scan
 from .signals import Files, Pack, source_of
 
@@ -41,7 +41,7 @@ def groups_of(names: Sequence[str], pattern: str) -> list[str]:
     matches = [regex.search(name) for name in names]
     for name, match in zip(names, matches, strict=True):
         if match is None or match[1] is None:
-            raise Refused(f"split_by={pattern!r} does not match {name}; type a regex that matches every file")
+            raise Refused(f"split_by={pattern!r} does not match {shown(name)}; type a regex that matches every file")
     return [match[1] for match in matches if match]
 
 

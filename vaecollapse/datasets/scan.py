@@ -155,13 +155,15 @@ def _indexed(
     known = cache.load(name)
     results = {each.path: _recalled(each, known) for each in files}
     fresh = [each for each in files if results[each.path] is None]
-    for each, result in zip(fresh, in_order(read, fresh, doing="reading recordings", chunk=16), strict=True):
-        results[each.path] = result
-        known[each.path] = [each.size, each.mtime_ns, result if isinstance(result, str) else list(result[2:])]
-    if fresh:
-        if len(fresh) < len(files):
-            log.info("%d of %d files are new or changed, the others are known from the cache", len(fresh), len(files))
-        cache.store(name, {path: row for path, row in known.items() if path in results or (root / path).exists()})
+    if 0 < len(fresh) < len(files):
+        log.info("%d of %d files are new or changed, the others are known from the cache", len(fresh), len(files))
+    try:
+        for each, result in zip(fresh, in_order(read, fresh, doing="reading recordings", chunk=16), strict=True):
+            results[each.path] = result
+            known[each.path] = [each.size, each.mtime_ns, result if isinstance(result, str) else list(result[2:])]
+    finally:  # interrupted, it goes on from here next time
+        if fresh:
+            cache.store(name, {path: row for path, row in known.items() if path in results or (root / path).exists()})
     return {path: result for path, result in results.items() if result is not None}
 
 

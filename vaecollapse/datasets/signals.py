@@ -134,6 +134,9 @@ def source_of(files: Files, *, pack_bytes: float, cache: Cache) -> Pack | Files:
         path = cache.path(name)
         if path is None or path.stat().st_size != size:
             path = _written(cache, name, files)
+        log.info(
+            "clips are read from a pack of %.3g GiB in %s", size / 2**30, "memory" if path is None else path.parent
+        )
         if path is not None:
             return Pack(_mapped(path), shapes, path)
         return Pack(np.concatenate([chunk.ravel() for chunk in _chunks(files)]), shapes, None)

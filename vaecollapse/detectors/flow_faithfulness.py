@@ -1,6 +1,7 @@
 """The KL of each unit where a flow has none: a lower bound, and how much of the rate it leaves unexplained."""
 
 import math
+from copy import deepcopy
 
 import torch
 from jaxtyping import Float
@@ -80,6 +81,11 @@ class FlowFaithfulness(Detector):
         if limit:
             self.accumulate("beyond", sums[3] / self.draws)
         return matched_kl(sums[0], sums[1], self.draws), sums[2] / self.draws
+
+    def light(self) -> "FlowFaithfulness":
+        few = deepcopy(self)
+        few.draws = min(self.draws, 16)
+        return few
 
     def residual(self) -> float:
         """1 − Σ_i KL_i/R, NaN where there is next to no rate."""

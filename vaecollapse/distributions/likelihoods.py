@@ -14,6 +14,7 @@ from ..nn.spectral import (
     LogMel,
     Loudness,
     feature_distance,
+    frame_mask,
     magnitudes,
     median_rms,
     scale_distance,
@@ -252,6 +253,20 @@ class SpectralLikelihood(nn.Module):
             if mask is not None:
                 x, y = x * mask, y * mask
             return torch.stack(list(self._terms(x, y, mask))).sum(0)
+
+    def log_magnitudes(
+        self, x: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"] | None = None
+    ) -> list[tuple[Float[Tensor, "batch _"], Float[Tensor, "batch _"]]]:
+        """ln(S + f) of each scale, and 1 where a cell overlaps data (else 0): what the log term compares."""
+        x = x.float() if mask is None else x.float() * mask
+        spectra = [magnitudes(x, self.get_buffer(f"window_{size}").to(x)) for size in self.scales]
+        cells = []
+        for size, floor, spectrum in zip(self.scales, self.floor.to(x), spectra, strict=True):
+            valid = torch.ones_like(spectrum)
+            if mask is not None:
+                valid = valid * frame_mask(mask, size)[:, None]
+            cells.append(((spectrum + floor).log().flatten(1), valid.flatten(1)))
+        return cells
 
     def _terms(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
         for size, floor in zip(self.scales, self.floor.to(x), strict=True):
