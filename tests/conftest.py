@@ -1,9 +1,11 @@
 """Shapes in signatures are checked in every test: jaxtyping's hook with beartype, before anything is imported."""
 
 import os
+import tempfile
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vaecollapse-cache-")  # not the user's own
 
 from jaxtyping import install_import_hook
 

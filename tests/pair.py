@@ -9,6 +9,7 @@ import torch
 from planted import findings_on, gaussian_data, optimum
 from torch.distributions import Normal
 
+from vaecollapse.distributions.likelihoods import LaplaceLikelihood, NormalLikelihood
 from vaecollapse.elbo import ELBO, Progress
 from vaecollapse.regularizers.coefficients import Constant
 from vaecollapse.regularizers.free_bits import FORMS, FreeBits
@@ -31,13 +32,26 @@ def free_bits_gradient(form: str, kl: torch.Tensor) -> list:
     return kl.grad.tolist()
 
 
+def optimal_scales(rows: slice) -> list[float]:
+    """The scales after one training batch, one rank's residuals ten times the other's."""
+    x, scales = kl_of_all() * torch.logspace(0, 1, 8)[:, None], []
+    for likelihood in (NormalLikelihood(scale_mode="optimal"), LaplaceLikelihood(scale_mode="optimal")):
+        likelihood(torch.zeros_like(x[rows])).log_prob(x[rows])
+        scales.append(float(likelihood.scale))
+    return scales
+
+
 def readings() -> dict:
     found = findings_on(optimum(5, e=1.0), gaussian_data(2000))
     return {name: [finding.value, finding.se, finding.n] for name, finding in found.items()}
 
 
 def laws(rows: slice) -> dict:
-    return {"readings": readings(), "gradients": {form: free_bits_gradient(form, kl_of_all()[rows]) for form in FORMS}}
+    return {
+        "readings": readings(),
+        "gradients": {form: free_bits_gradient(form, kl_of_all()[rows]) for form in FORMS},
+        "scales": optimal_scales(rows),
+    }
 
 
 if __name__ == "__main__":

@@ -40,3 +40,8 @@ def test_a_floor_acts_on_the_mean_over_all_ranks(pair: list[dict], alone: dict, 
     """DDP averages the ranks' gradients; each rank holds half of the examples, so its own gradient counts half."""
     both = torch.tensor([row for rank in pair for row in rank["gradients"][form]])
     torch.testing.assert_close(both / 2, torch.tensor(alone["gradients"][form]))
+
+
+def test_an_optimal_scale_is_that_of_all_ranks(pair: list[dict], alone: dict) -> None:
+    for rank in pair:
+        assert rank["scales"] == pytest.approx(alone["scales"], rel=1e-6)

@@ -23,8 +23,19 @@ NAMES = {
     "active_units": "active units",
     "distortion": "distortion D",
     "forecast_directions": "directions forecast before training",
+    "kl_per_unit_residual": "rate the flow's per-unit KL leaves out",
+    "beyond_spline": "share of z beyond the spline",
 }
-BESIDE = ("price_of_a_nat", "active_units", "mi", "dead_units", "distortion", "forecast_directions")
+BESIDE = (
+    "price_of_a_nat",
+    "active_units",
+    "mi",
+    "dead_units",
+    "distortion",
+    "forecast_directions",
+    "kl_per_unit_residual",
+    "beyond_spline",
+)
 
 
 def number(value: float | None) -> str:

@@ -116,7 +116,7 @@ def test_training_from_the_start_reaches_it(variance, beta, active, rate):
 
 def test_gradients_reach_every_parameter_and_one_sigma_serves_all_x():
     torch.manual_seed(0)
-    vae = LinearVAE(event_shape=(8,), latent_dim=UNITS, likelihood=NormalLikelihood(learn_scale=True)).double()
+    vae = LinearVAE(event_shape=(8,), latent_dim=UNITS, likelihood=NormalLikelihood(scale_mode="learned")).double()
     elbo = vae.elbo(Batch(points()))
     (elbo.distortion + elbo.rate).mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.parameters())

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 Split = Literal["held_out", "training"]
 SHOWN = {
     "rate": "latent/rate",
+    "kl_per_unit_residual": "latent/kl_per_unit_residual",
+    "beyond_spline": "latent/beyond_spline",
     "gap": "latent/gap",
     "information_rank": "latent/information_rank",
     "mi": "latent/mi",
