@@ -21,6 +21,7 @@ from vaecollapse.config import VERDICTS
 from vaecollapse.detectors.base import Finding
 from vaecollapse.diagnosis import MEANING, STATES, Facts, diagnose
 from vaecollapse.elbo import Progress
+from vaecollapse.prescriptions import prescribe
 from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import Constant
@@ -203,3 +204,66 @@ def test_no_reading_no_verdict() -> None:
     with pytest.raises(Refused, match="at least one reading"):
         diagnose({})
     assert diagnose({"rate": Finding("rate", 3.0, 0.1, 10)}).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("left_out", ["rate", "information_rank", "mi", "price_of_a_nat", "dead_units", "sigma_median"])
+def test_a_reading_that_was_not_taken_convicts_nobody(left_out: str) -> None:
+    found = findings_on(optimum(3, e=1.0), gaussian_data(600))
+    del found[left_out]
+    assert diagnose(found, found, Facts(forecast=3, units=3)).verdict in ("healthy", "inconclusive")
+
+
+def test_a_rank_from_too_few_examples_neither_acquits_nor_convicts() -> None:
+    found = findings_on(optimum(3, e=1.0), gaussian_data(600))
+    found["information_rank"] = found["information_rank"]._replace(value=1.0, status="undecided")
+    assert diagnose(found, found, Facts(forecast=3)).verdict == "healthy"  # I is present
+    found["mi"] = found["mi"]._replace(status="undecided")
+    assert diagnose(found, found).verdict == "inconclusive"
+
+
+def test_health_needs_held_out_examples() -> None:
+    found = findings_on(optimum(3, e=1.0), gaussian_data(600))
+    verdict = diagnose(found, None, Facts(held_out=False))
+    assert verdict.verdict == "inconclusive"
+    assert any("validation loader" in wanted for wanted in verdict.missing)
+
+
+@pytest.mark.parametrize("name", ["rate", "gap", "distortion"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_reading_that_is_not_finite_is_a_divergence(name: str, number: float) -> None:
+    found = findings_on(optimum(3, e=1.0), gaussian_data(600))
+    found[name] = found[name]._replace(value=number)
+    assert diagnose(found).verdict == "diverged"
+
+
+def test_without_a_gap_too_absence_needs_examples() -> None:
+    vae = Planted(collapsed, blind)
+    vae.decodes = False
+    assert verdict_on(vae, gaussian_data(499)).verdict == "inconclusive"
+    assert verdict_on(vae, gaussian_data(500)).verdict == "posterior_collapse"
+
+
+@pytest.mark.parametrize(("form", "after"), [("hinge", 0.75), ("batch_unit", 0.5)])
+def test_what_the_floor_leaves_is_counted_per_unit_and_where_the_form_takes_its_mean(form: str, after: float) -> None:
+    """KL 0 and 2 nats a unit in turn, floor 0.5: clamped per example 0.75 a unit is left, on the batch mean 0.5."""
+
+    def alternating(x):
+        mean = torch.zeros(len(x), 4).double()
+        mean[::2] = 2.0
+        return mean, torch.ones(len(x), 4).double()
+
+    price = FreeBits(weight=Constant(value=1.0), floor=0.5, form=form).eval()
+    found = findings_on(Planted(alternating, blind), gaussian_data(600), lambda elbo: price(elbo, Progress()))
+    assert found["kl_mean_per_unit"].value == pytest.approx(1.0)
+    assert found["kl_after_floor"].value == pytest.approx(after)
+    assert found["fb_percent"].value == pytest.approx(100 * (1 - after))
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("weight", [0.0, 0.01, 1.0])
+def test_no_prescription_raises_the_price_of_what_is_dead(state: str, weight: float) -> None:
+    moves = prescribe(state, weight, floored=True, knobs={"seed": 1.0, "max_epochs": 150.0})
+    prices = [float(line[5:]) for move in moves for line in move.overrides if line.startswith("beta=")]
+    assert all((price > weight) == (state == "variance_collapse") for price in prices)
+    assert not any(line in ("seed=1", "max_epochs=150", "max_epochs=20") for move in moves for line in move.overrides)
+    assert 1 <= len(moves) <= 3

@@ -20,8 +20,8 @@ from vaecollapse.diagnosis import STATES
 from vaecollapse.table import NAMES, number
 
 SCRIPT = Path(sys.executable).parent / cli.NAME
-PROMISED = {"config.yaml", "overrides.txt", "provenance.json", "metrics.jsonl", "metrics.csv", "units.csv",
-            "events.jsonl", "verdict.json", "checkpoints"}  # fmt: skip
+PROMISED = {"config.yaml", "overrides.txt", "provenance.json", "preflight.json", "metrics.jsonl", "metrics.csv",
+            "units.csv", "events.jsonl", "verdict.json", "checkpoints"}  # fmt: skip
 LINEAR = ["model=linear", "max_epochs=60"]
 
 

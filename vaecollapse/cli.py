@@ -83,6 +83,11 @@ class Session:
                 raise
             self.say(str(refusal))
             self.codes.add(FAILED)
+        except OSError as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            self.say(f"{error}: give the run a folder it can write to, hydra.run.dir=…, with room on its disk")
+            self.codes.add(FAILED)
         finally:
             _remove_if_only(directory, set())
             if self.is_sweep():

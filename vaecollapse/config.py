@@ -89,6 +89,8 @@ class Knobs:
             value = getattr(self, name)
             if not low <= value < math.inf:
                 raise Refused(f"{name} must be a finite number of at least {low:g}, but {name}={value:g}: {advice}")
+        if self.seed >= 2**32:
+            raise Refused(f"seed must lie below 2**32, but seed={self.seed}: try seed=0")
         if not 0 < self.lr < math.inf:
             raise Refused(f"lr must be a finite number above 0, but lr={self.lr:g}: try lr=0.001")
         if self.preflight not in ("run", "only"):

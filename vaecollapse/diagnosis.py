@@ -3,6 +3,7 @@
 The value of z splits the families first: it is the one reading that needs no density and separates contradictory cures.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
@@ -47,7 +48,8 @@ class Facts(NamedTuple):
     `weight` is the KL weight the schedule ends at, `forecast` the directions the data offers at the run's own e,
     `unsettled` the largest relative movement of gap and R over the last fifth of training, `share` the part of the
     planned steps done, `fault` what diverged, `finished` False while training goes on, `floor` the run's own in nats
-    per unit (0 without one), `knobs` the run's own values of what a prescription may move.
+    per unit (0 without one), `knobs` the run's own values of what a prescription may
+    move, `held_out` False where only training examples were read.
     """
 
     units: int = 0
@@ -61,6 +63,7 @@ class Facts(NamedTuple):
     schedule_done: bool = True
     floor: float = 0.0
     knobs: Mapping[str, float] = {}
+    held_out: bool = True
 
 
 class Verdict(NamedTuple):
@@ -127,7 +130,7 @@ def diagnose(held_out: Readings, training: Readings | None = None, facts: Facts 
         mechanisms,
         [why, *remarks(held_out, facts, mechanisms)],
         refute(held_out, state),
-        missing(held_out, training),
+        missing(held_out, training, facts),
         readings,
         prescribe(state, facts.weight, floored=facts.floor > 0, knobs=facts.knobs),
         deciding,
@@ -184,11 +187,15 @@ class Decision(NamedTuple):
 
 def decide(held_out: Readings, training: Readings, facts: Facts) -> Decision:
     """The state, by the precedence of docs/verdicts.md."""
-    rate, seen = value(held_out, "rate"), ["rate", "gap", "distortion"]
+    seen = ["rate", "gap", "distortion"]
     if facts.fault:
         return Decision("diverged", seen, facts.fault)
-    if rate != rate or rate > 1e4 * max(1, facts.units):
-        return Decision("diverged", seen, f"the rate is {rate:.4g} nats over {facts.units} units")
+    numbers = {name: held_out.get(name, MISSING).value for name in seen}
+    for name, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            return Decision("diverged", seen, f"the {name} is not finite on held-out examples")
+    if (numbers["rate"] or 0.0) > 1e4 * max(1, facts.units):
+        return Decision("diverged", seen, f"the rate is {numbers['rate']:.4g} nats over {facts.units} units")
     gap = status(held_out, "gap")
     # Healthy runs read 1-61 nats with no information in their first steps, so nothing is said before one of these.
     if not facts.finished and gap != "material" and facts.share < 0.1 and facts.epochs < 2:
@@ -225,10 +232,14 @@ def gap_material(held_out: Readings, facts: Facts) -> Decision:
     if status(held_out, "sigma_median") == "material" and status(held_out, "beta_effective") == "absent":
         why = "the median σ is {sigma_median:.2g} and a nat costs {beta_effective:.2g} of the ELBO's price"
         return Decision("variance_collapse", ["sigma_median", "beta_effective", "rate"], phrase(why, held_out))
-    if facts.forecast and alive <= facts.forecast / 2:
+    rank = held_out.get("information_rank", MISSING)
+    if facts.forecast and rank.status == "measured" and alive <= facts.forecast / 2:
         why = f"{alive:.0f} of the {facts.forecast} directions that the data offers at this price are alive"
         return Decision("partial_collapse", ["information_rank", "gap", "rate"], why)
-    if status(held_out, "mi") == "material" or value(held_out, "information_rank", 0.0) >= 1:
+    if not facts.held_out:
+        return Decision("inconclusive", shown, "z serves the training examples; no held-out ones were read")
+    replaced = status(held_out, "mi") == "undefined" and rank.status == "measured" and (rank.value or 0.0) >= 1
+    if status(held_out, "mi") == "material" or replaced:
         why = "another's z costs {gap:.3g}, and {alive:.0f} directions carry information"
         return Decision("healthy", shown, phrase(why, held_out, alive=alive))
     return Decision("inconclusive", shown, "the decoder uses z, but no information was measured in it")
@@ -277,7 +288,9 @@ def find_mechanisms(held_out: Readings, facts: Facts, state: str) -> list[str]:
     # At the schedule's end the weight that acts must be the one declared for it, and the one the trained model shows
     # unless a floor is in the way.
     late = facts.finished and facts.weight is not None and abs(applied - weight) > 0.05 * weight
-    unseen = weight > 0 and not floored and price.value is not None and interval(price)[1] < 0.05 * weight
+    unseen = (
+        facts.finished and weight > 0 and not floored and price.value is not None and interval(price)[1] < 0.05 * weight
+    )
     found = {
         "rate_pinned": status(held_out, "floor_saturation") == "material" and state != "rate_pinned",
         "inert_penalty": inert,
@@ -322,7 +335,7 @@ def refute(held_out: Readings, state: str) -> list[str]:
     return out
 
 
-def missing(held_out: Readings, training: Readings) -> list[str]:
+def missing(held_out: Readings, training: Readings, facts: Facts) -> list[str]:
     """Measurements that would settle more."""
     gap, mi = held_out.get("gap", MISSING), status(held_out, "mi")
     wanted = {
@@ -331,7 +344,8 @@ def missing(held_out: Readings, training: Readings) -> list[str]:
             gap.status == "undecided" and gap.n < 500
         ),
         "I(x; z) on more examples": mi in ("undefined", "undecided"),
-        "the same readings on training examples, to tell overfit": not training,
+        "held-out examples: give the trainer a validation loader": not facts.held_out,
+        "the same readings on training examples, to tell overfit": not training and facts.held_out,
         "whether the aggregate posterior fills the prior (prior_hole): not measured": True,
     }
     return [sentence for sentence, holds in wanted.items() if holds]

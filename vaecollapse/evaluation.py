@@ -70,6 +70,9 @@ def read(
     Blocks are shared out whole over ranks, so a reading is the same on one process and on many.
     """
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed() else (0, 1)
+    shared = world > 1 and len(probe) >= world
+    if not shared:  # fewer blocks than ranks: each rank reads them all, and nothing is added up
+        rank, world = 0, 1
     for detector in detectors.values():
         detector.reset()
     with quiet(vae, seed):
@@ -78,7 +81,11 @@ def read(
             objective = price(elbo) if price else None
             for detector in detectors.values():
                 detector.update(vae, batch, elbo, objective)
-        found = {finding.name: finding for detector in detectors.values() for finding in detector.read()}
+        found = {
+            finding.name: finding
+            for detector in detectors.values()
+            for finding in (detector.read() if shared else detector.findings())
+        }
         series: dict[str, Any] = {}
         for detector in detectors.values():
             series |= {name: values.cpu().numpy() for name, values in detector.per_unit().items()}

@@ -20,7 +20,7 @@ def prescribe(
     `floored`: did a floor act; `knobs`: the run's own values of seed, max_epochs, lr and latent_dim.
     """
     own = {"seed": 0, "max_epochs": 10, "lr": 1e-3, "latent_dim": 16, **(knobs or {})}
-    weight = weight or 1.0
+    weight = 1.0 if weight is None else weight
     lower, higher, slower = f"beta={weight / 10:.3g}", f"beta={max(weight * 10, 1e-3):.3g}", "warmup=0.5"
     narrower, longer = f"latent_dim={max(2, int(own['latent_dim']) // 4)}", f"max_epochs={2 * int(own['max_epochs'])}"
     again, gentler = f"seed={int(own['seed']) + 1}", f"lr={own['lr'] / 10:.3g}"
@@ -41,4 +41,6 @@ def prescribe(
         ],
         "healthy": [Prescription((again,), "the same from another start: a verdict worth having holds")],
     }
+    if weight == 0:  # there is no price to lower
+        moves = {name: moves[name] for name in ("overfit", "variance_collapse", "diverged", "healthy")}
     return moves.get(state, [Prescription((longer,), "more training, and another look")])

@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -50,57 +50,79 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     """Trains a model to a verdict. Raises Refused where the plan cannot work, before step 1."""
     pl.seed_everything(cfg.seed, verbose=False)
     quiet_lightning()
-    data: VAEData = instantiate(cfg.dataset)
+    data: VAEData = made("dataset", lambda: instantiate(cfg.dataset))
     data.prepare_data()
     data.setup("fit")
-    vae = build_model(cfg, data)
-    sample = spread_examples(data.splits.train, CALIBRATION_EXAMPLES)
-    callbacks: dict[str, pl.Callback] = instantiate(cfg.callback) or {}
-    loggers = instantiate(cfg.logger) or {}
-    module = Training(
-        vae=vae, regularizer=instantiate(cfg.regularizer), optimizer=instantiate(cfg.optimizer), seed=cfg.seed
-    )
+    module = build_module(cfg, build_model(cfg, data))
+    callbacks: dict[str, pl.Callback] = made("callback", lambda: instantiate(cfg.callback)) or {}
+    trainer = build_trainer(cfg, directory, list(callbacks.values()))
+    plan = rehearsed(module, data, trainer)
     run = Run(directory)
-    checkpoint = ModelCheckpoint(
-        dirpath=directory / "checkpoints",
-        filename="best",
-        monitor="val/selection",
-        save_last=True,
-        enable_version_counter=False,
-    )
-    trainer: pl.Trainer = instantiate(
-        cfg.trainer,
-        callbacks=[*callbacks.values(), checkpoint, LastOnException(directory / "checkpoints" / "last.ckpt")],
-        logger=list(loggers.values()),
-        default_root_dir=str(directory),
-    )
-    to_precision(module, trainer)
-    sample = sample.like(module)
-    vae.calibrate(sample)
-    rehearse(vae, module.regularizer, sample.part(slice(0, 64)))
     monitor = next((c for c in callbacks.values() if isinstance(c, CollapseMonitor)), None)
-    with quiet(vae, cfg.seed):
-        units = vae.elbo(sample.part(slice(0, 2)), seed=0).units
-    plan = look_ahead(module, data, trainer, units)
     if monitor:
-        monitor.run, monitor.survey = run, plan
-        monitor.command = command_of(overrides)
+        monitor.run, monitor.survey, monitor.command = run, plan, command_of(overrides)
         monitor.knobs = {name: float(cfg[name]) for name in ("seed", "max_epochs", "lr", "latent_dim")}
-    describe(module, plan, units)
+    describe(module, plan)
     record_start(run, cfg, overrides, data)
     run.write("preflight.json", plan._asdict() | {"floor": plan.floor and plan.floor._asdict()})
     if cfg.preflight == "only":
         return Outcome("too_early", None, directory)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(cast(dict, OmegaConf.to_container(cfg, resolve=True)))
     try:
+        for logger in trainer.loggers:
+            resolved = cast(dict, OmegaConf.to_container(cfg, resolve=True))
+            made("logger", lambda logger=logger, resolved=resolved: logger.log_hyperparams(resolved))
         trainer.fit(module, datamodule=data)
     finally:
         finish(trainer)
     verdict = monitor.verdict if monitor else None
-    if verdict is None:
-        return Outcome("inconclusive", None, directory)
-    return Outcome(verdict.verdict, verdict, directory)
+    return Outcome(verdict.verdict if verdict else "inconclusive", verdict, directory)
+
+
+def build_module(cfg: DictConfig, vae: VAE) -> Training:
+    """The model under its regularizer and optimizer; the optimizer is tried once, so that it refuses before step 1."""
+    regularizer = made("regularizer", lambda: instantiate(cfg.regularizer))
+    optimizer = made("optimizer", lambda: instantiate(cfg.optimizer))
+    made("optimizer", lambda: optimizer([torch.nn.Parameter(torch.zeros(1))]))
+    return Training(vae=vae, regularizer=regularizer, optimizer=optimizer, seed=cfg.seed)
+
+
+def build_trainer(cfg: DictConfig, directory: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """The trainer with the run's checkpoints: the last one, and the best by the selection value."""
+    loggers = made("logger", lambda: instantiate(cfg.logger)) or {}
+    folder = directory / "checkpoints"
+    best = ModelCheckpoint(
+        dirpath=folder, filename="best", monitor="val/selection", save_last=True, enable_version_counter=False
+    )
+    return made("trainer", lambda: instantiate(
+        cfg.trainer,
+        callbacks=[*callbacks, best, LastOnException(folder / "last.ckpt")],
+        logger=list(loggers.values()),
+        default_root_dir=str(directory),
+    ))  # fmt: skip
+
+
+def rehearsed(module: Training, data: VAEData, trainer: pl.Trainer) -> Survey:
+    """Everything before step 1: constants fixed from data, one objective on real examples, and the survey."""
+    if str(trainer.precision).startswith("64"):
+        module.double()  # the rehearsal runs before Lightning gives the module its precision
+    sample = spread_examples(data.splits.train, CALIBRATION_EXAMPLES).like(module)
+    module.vae.calibrate(sample)
+    rehearse(module.vae, module.regularizer, sample.part(slice(0, 64)))
+    with quiet(module.vae, module.seed):
+        units = module.vae.elbo(sample.part(slice(0, 2)), seed=0).units
+    return look_ahead(module, data, trainer, units)
+
+
+def made(name: str, build: Callable[[], Any]) -> Any:
+    """What a config node builds; what its class objects to becomes one sentence."""
+    try:
+        return build()
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(error, Refused) or isinstance(cause, Refused):
+            raise
+        lines = str(cause).splitlines() or ["no message"]
+        raise Refused(f"{name} cannot be built from its configuration: {type(cause).__name__}: {lines[0]}") from error
 
 
 def finish(trainer: pl.Trainer) -> None:
@@ -139,13 +161,8 @@ def build_model(cfg: DictConfig, data: VAEData) -> VAE:
     parameters = inspect.signature(imported(cfg.model._target_).__init__).parameters
     facts = {name: fact for name, fact in data.facts.items() if name in parameters and name not in cfg.model}
     # facts go in by a plain call: Hydra would turn a tuple among them into a list
-    try:
-        vae = instantiate(cfg.model, _partial_=True, _convert_="all")(**facts)
-    except Exception as error:
-        if isinstance(error, Refused) or isinstance(error.__cause__, Refused):
-            raise
-        said = str(error).splitlines()[0] if str(error) else "no message"
-        raise Refused(f"model._target_={cfg.model._target_} cannot be built: {type(error).__name__}: {said}") from error
+    build = instantiate(cfg.model, _partial_=True, _convert_="all")
+    vae = made(f"model._target_={cfg.model._target_}", lambda: build(**facts))
     if not isinstance(vae, VAE):
         raise Refused(
             f"model._target_={cfg.model._target_} gives a {type(vae).__name__}, which is no vaecollapse.VAE: "
@@ -157,12 +174,6 @@ def build_model(cfg: DictConfig, data: VAEData) -> VAE:
 def spread_examples(dataset: Any, wanted: int) -> Batch:
     """Examples spread evenly over a split, for what is fixed before step 1."""
     return collate([dataset[i] for i in spread(len(dataset), wanted)])
-
-
-def to_precision(module: Training, trainer: pl.Trainer) -> None:
-    """The rehearsal runs before Lightning gives the module its precision."""
-    if str(trainer.precision).startswith("64"):
-        module.double()
 
 
 def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int) -> Survey:
@@ -179,14 +190,14 @@ def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int)
         return survey(module.vae, training, held_out, beta=end, units=units, steps=steps, warmup_ends=reached)
 
 
-def describe(module: Training, plan: Survey, units: int) -> None:
+def describe(module: Training, plan: Survey) -> None:
     """A few lines on what is about to be trained."""
     parameters = sum(p.numel() for p in module.vae.parameters())
-    log.info("model: %s, %d latent units, %s parameters", type(module.vae).__name__, units, f"{parameters:,}")
+    log.info("model: %s, %d latent units, %s parameters", type(module.vae).__name__, plan.units, f"{parameters:,}")
     if table := getattr(module.vae, "parameter_table", None):
         log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in table()))
     if floor := getattr(module.regularizer, "floor", None):
-        total = floor * units
+        total = floor * plan.units
         log.info("free bits: %g nats per unit are free, %.3g in total; nothing pushes the KL up to them", floor, total)
     for line in plan.lines():
         log.info("%s", line)

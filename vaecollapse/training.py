@@ -43,7 +43,9 @@ class Training(LightningModule):
         self.vae, self.regularizer, self.optimizer, self.seed = vae, regularizer, optimizer, seed
         self.fault: str | None = None
         self.total = self.log_every = 1
-        self.validation = torch.nn.ModuleDict({name: MeanMetric() for name in ("distortion", "rate")})
+        self.validation = torch.nn.ModuleDict(
+            {name: MeanMetric(nan_strategy="disable") for name in ("distortion", "rate")}
+        )
         self.epoch_losses: list[float] = []
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
         self.losses = 0
@@ -63,7 +65,7 @@ class Training(LightningModule):
     def on_fit_start(self) -> None:
         steps = self.trainer.estimated_stepping_batches
         self.total = int(steps) if math.isfinite(steps) else 1
-        self.log_every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        self.log_every = max(1, self.trainer.log_every_n_steps)  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """A gradient that is not finite ends training with the parameter's name, and its step is not taken."""
@@ -122,6 +124,8 @@ class Training(LightningModule):
         for metric in ("distortion", "rate"):
             self.metric(metric).reset()
         chosen = selection_value(distortion, rate, normalised=self.vae.normalised, final_weight=self.final_weight)
+        if not math.isfinite(chosen):
+            self.stop(f"the bound is not finite on the validation split at step {self.trainer.global_step}")
         settled = float(self.regularizer.weight(self.progress)) >= 0.999 * self.final_weight
         self.log_dict(
             {

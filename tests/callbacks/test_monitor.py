@@ -135,3 +135,26 @@ def test_watching_does_not_change_the_training() -> None:
 def test_missing_functions_are_asked_for(functions: dict, hint: str) -> None:
     with pytest.raises(Refused, match=hint):
         watched(0.5, epochs=2, **functions)
+
+
+def test_a_foreign_flow_is_read_by_its_draws() -> None:
+    """A posterior without a closed form of mean or KL: no reading needs one."""
+    squash = torch.distributions.transforms.AffineTransform(0.1, 2.0)
+
+    def flowing(module, batch):
+        q = module.posterior(batch)
+        return torch.distributions.TransformedDistribution(torch.distributions.Independent(q, 1), [squash])
+
+    verdict = watched(0.5, epochs=20, latents=flowing, decode=lambda module, z: module.decoder((z - 0.1) / 2),
+                      distance=DECODER["distance"]).verdict  # fmt: skip
+    assert verdict is not None and verdict.readings["gap"].status == "material"
+    assert verdict.readings["dead_units"].value is None
+
+
+def test_without_a_validation_loader_nothing_is_acquitted() -> None:
+    torch.manual_seed(0)
+    monitor = CollapseMonitor(**LATENTS, **DECODER)
+    trainer = pl.Trainer(max_epochs=20, accelerator="cpu", callbacks=[monitor], logger=False,
+                         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    trainer.fit(TheirVAE(0.5), DataLoader(TensorDataset(gaussian_data(1024).float()), 128, shuffle=True))
+    assert monitor.verdict is not None and monitor.verdict.verdict == "inconclusive"

@@ -84,7 +84,7 @@ class Foreign(VAE):
     def prior(self, context: Tensor | None = None) -> Distribution:
         if self.own_prior is not None:
             return whole_event(self.own_prior(self.module))
-        like = self.posterior(self.raw(torch.zeros(1, dtype=torch.long))).mean[0]
+        like = self.posterior(self.raw(torch.zeros(1, dtype=torch.long))).sample()[0]
         return Independent(Normal(torch.zeros_like(like), torch.ones_like(like)), like.ndim)
 
     def decode(self, z: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Any:

@@ -22,6 +22,7 @@ from ..diagnosis import STATES, Facts, Verdict, diagnose
 from ..evaluation import read
 from ..preflight import Survey
 from ..prescriptions import Prescription
+from ..refusal import Refused
 from ..run import Run
 from ..training import Training
 from .foreign import Decode, Distance, Latents
@@ -89,6 +90,10 @@ class CollapseMonitor(Callback):
         directory: str | None = None,
     ) -> None:
         super().__init__()
+        counts = {"examples": examples, "final_examples": final_examples, "block": block,
+                  "every_n_steps": every_n_steps, "full_every_n_steps": full_every_n_steps}  # fmt: skip
+        if small := [f"{name}={count}" for name, count in counts.items() if count < 1]:
+            raise Refused(f"the collapse monitor needs {small[0].split('=')[0]} of at least 1, but got {small[0]}")
         self.detectors = dict(detectors) if detectors else all_detectors()
         self.light = {name: light for name, detector in self.detectors.items() if (light := detector.light())}
         self.functions = {"latents": latents, "decode": decode, "distance": distance, "prior": prior}
@@ -133,11 +138,14 @@ class CollapseMonitor(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A run that ends early leaves the verdict of where it stopped."""
         if self.probes and not self.reading:
-            self.look(trainer, pl_module, full=True)
+            log.info("training ended early: one quick reading of the latent")
+            self.look(trainer, pl_module, full=False, write=True)
 
     # --- what to read
 
-    def look(self, trainer: Trainer, module: LightningModule, *, full: bool, finished: bool = False) -> Verdict:
+    def look(
+        self, trainer: Trainer, module: LightningModule, *, full: bool, finished: bool = False, write: bool = False
+    ) -> Verdict:
         """One reading of both probes, its verdict, and its traces in loggers and run directory."""
         price = own_price(module)
         self.reading = True  # stays so if a reading raises: it would raise again
@@ -159,13 +167,12 @@ class CollapseMonitor(Callback):
         if self.survey and self.survey.directions is not None:
             held_out["forecast_directions"] = Finding("forecast_directions", float(self.survey.directions))
         training = found.get("training") if "held_out" in found else None
-        if not full:
-            self.note_trend(trainer, held_out)
+        self.note_trend(trainer, held_out)
         verdict = diagnose(held_out, training, self.facts(trainer, module, held_out, finished))
-        if full and self.command:
+        if (full or write) and self.command:
             written = [self.command(prescription) for prescription in verdict.prescriptions]
             verdict = verdict._replace(prescriptions=[p for p in written if p.command])
-        self.record(trainer, verdict, held_out, series, full=full)
+        self.record(trainer, verdict, held_out, series, full=full or write)
         self.verdict, self.latest, self.reading = verdict, held_out, False
         return verdict
 
@@ -197,6 +204,7 @@ class CollapseMonitor(Callback):
             finished=finished,
             schedule_done=finished and share >= 1,
             knobs=self.knobs,
+            held_out="held_out" in self.probes,
             floor=floor.value or 0.0 if floor else 0.0,
         )
 

@@ -38,6 +38,8 @@ class AudioSamples(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, Training):
             return
+        if pl_module.fault:  # nothing to listen to
+            return
         rate = self.sample_rate(trainer)
         self.validations += 1
         if rate is None or self.validations % self.every:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..elbo import ELBO, Objective
+from ..refusal import Refused
 from ..vae import VAE
 from .base import Detector, Finding, judge, undefined
 
@@ -48,6 +49,8 @@ class DecoderReliance(Detector):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if permutations < 1:
+            raise Refused(f"the value of z needs at least one permutation, but got permutations={permutations}: try 4")
         self.permutations, self.seed = permutations, seed
         self.nats, self.share_of_rate = nats, share_of_rate
         self.share_of_distance, self.share_of_distortion = share_of_distance, share_of_distortion

@@ -34,7 +34,7 @@ class FloorSaturation(Detector):
             pinned,
             inert,
         )
-        self.add_column("kl", "reduced", "zero", "weight", "declared")
+        self.add_column("kl", "mean", "after", "zero", "weight", "declared")
         for name in ("floor", "per_example", "units"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
 
@@ -51,7 +51,11 @@ class FloorSaturation(Detector):
         self.per_example = self.per_example.clamp(min=float(per_example))
         kl = objective.group_kl if per_example else objective.group_kl.expand(n, *objective.group_kl.shape)
         self.accumulate("kl", kl)
-        self.accumulate("zero", objective.scalars["zero_gradient"].expand(n))
+        size = objective.scalars.get("units_per_group", torch.ones(()))  # from nats of a group to nats per unit
+        self.accumulate("mean", kl.flatten(1).mean(1) / size)
+        self.accumulate("after", (kl - objective.floor).clamp(min=0).flatten(1).mean(1) / size)
+        if "zero_gradient" in objective.scalars:
+            self.accumulate("zero", objective.scalars["zero_gradient"].expand(n))
 
     def reading(self) -> Tensor:
         """The share of groups in the binding band (NaN without a floor)."""
@@ -71,16 +75,18 @@ class FloorSaturation(Detector):
             ]
         if not self.count("kl") or self.floor <= 0:
             return [undefined("floor_saturation", "the objective has no floor"), *found]
-        n, share, kl = self.count("kl"), float(self.reading()), self.mean("kl")
-        mean, after = float(kl.mean()), float((kl - self.floor).clamp(min=0).mean())
+        n, share, over = self.count("kl"), float(self.reading()), float(self.mean("kl").mean() / self.floor)
+        mean, after = float(self.mean("mean")), float(self.mean("after"))
+        zero = [Finding("zero_gradient", float(self.mean("zero")), None, n, threshold=self.inert)]
         return [
             Finding(
                 "floor_saturation", share, None, n, "material" if share >= self.pinned else "measured", self.pinned
             ),
             *found,
             Finding("floor", float(self.floor), None, n),
-            Finding("kl_over_floor", mean / float(self.floor), None, n),
+            Finding("kl_over_floor", over, None, n),
+            Finding("kl_mean_per_unit", mean, None, n),
             Finding("kl_after_floor", after, None, n),
             Finding("fb_percent", 0.0 if mean <= 1e-6 else 100 * (mean - after) / mean, None, n),
-            Finding("zero_gradient", float(self.mean("zero")), None, n, threshold=self.inert),
+            *(zero if self.count("zero") else []),
         ]

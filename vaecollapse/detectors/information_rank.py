@@ -24,6 +24,8 @@ def information_directions(
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, "k k"]]:
     """The eigenvalues λ and, as columns, the directions in z of one within standard deviation, most informative first:
     along column i, E[z|x] spreads by √λ_i times its length."""
+    if not torch.isfinite(between + within).all():
+        raise ValueError("expected finite covariances, but z or its posterior is not finite")
     scale = within.diagonal().clamp(min=1e-300).rsqrt()
     within, between = (scale[:, None] * matrix * scale for matrix in (within, between))
     root = torch.linalg.cholesky(within + 1e-12 * torch.eye(len(within)).to(within))

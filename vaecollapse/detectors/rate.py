@@ -25,7 +25,7 @@ def kl_is_low(kl: Tensor | float, threshold: float = 0.1) -> bool:
 class Rate(Detector):
     """R = mean_b Σ_i kl[b, i], and how many units are dead (mean KL < `dead` nats) or weak (< `weak`).
 
-    The rate counts as absent below R0 = max(`absent_nats`, `absent_nats_per_unit` × units).
+    Absent: below R0 = max(`absent_nats`, `absent_nats_per_unit` × units), on at least `absent_examples` examples.
     """
 
     def __init__(
@@ -36,9 +36,10 @@ class Rate(Detector):
         absent_nats_per_unit: float = 1e-3,
         dead: float = 0.01,
         weak: float = 0.1,
+        absent_examples: int = 500,
     ) -> None:
         super().__init__()
-        self.low, self.dead, self.weak = low, dead, weak
+        self.low, self.dead, self.weak, self.absent_examples = low, dead, weak, absent_examples
         self.absent_nats, self.absent_nats_per_unit = absent_nats, absent_nats_per_unit
         self.add_column("rate", "kl")
         self.add_state("units", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
@@ -59,7 +60,9 @@ class Rate(Detector):
         least = max(self.absent_nats, self.absent_nats_per_unit * int(self.units))
         low = kl_is_low(value, self.low)
         found = [
-            Finding("rate", value, se, n, "absent" if value < least else "measured", least),
+            Finding(
+                "rate", value, se, n, "absent" if value < least and n >= self.absent_examples else "measured", least
+            ),
             Finding("units", float(self.units), None, n),
             Finding("kl_is_low", float(low), None, n, threshold=self.low, note="decides nothing alone"),
         ]

@@ -91,6 +91,10 @@ class Flow(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise Refused(f"expected a flow of kind {', '.join(KINDS)}, but got {kind!r}")
+        if transforms < 1:
+            raise Refused(
+                f"a flow needs at least one transform, but got transforms={transforms}: try 3, or kind normal"
+            )
         if units < 2:
             raise Refused(
                 f"a {kind} flow needs at least 2 latent units, but latent_dim={units}: set latent_dim=2 "

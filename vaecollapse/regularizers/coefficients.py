@@ -83,7 +83,7 @@ class Logistic(Ramp):
     def ramp(self, share: float) -> float:
         if self.warmup == 0:
             return 1.0
-        return 1 / (1 + math.exp(-self.steepness * (2 * share / self.warmup - 1)))
+        return 1 / (1 + math.exp(min(700.0, -self.steepness * (2 * share / self.warmup - 1))))
 
 
 class Cyclical(Coefficient):

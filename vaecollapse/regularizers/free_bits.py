@@ -43,9 +43,12 @@ def grouped(kl: Float[Tensor, "batch *unit"], groups: str) -> Float[Tensor, "bat
     return kl.flatten(1) if groups == "unit" else kl.flatten(2).mean(2)
 
 
-def is_above(k: Float[Tensor, "rows groups"], floor: float, *, batch_inside: bool) -> Bool[Tensor, "rows groups"]:
-    """Which groups still pay. A batch mean is the mean over all ranks, so that every rank decides the same."""
-    if batch_inside and torch.distributed.is_available() and torch.distributed.is_initialized():
+def is_above(
+    k: Float[Tensor, "rows groups"], floor: float, *, batch_inside: bool, across: bool
+) -> Bool[Tensor, "rows groups"]:
+    """Which groups still pay. A batch mean is the mean over all ranks, so that every rank decides the same; a reading
+    prices its own block (`across` False), since ranks read different numbers of them."""
+    if batch_inside and across and torch.distributed.is_available() and torch.distributed.is_initialized():
         k = k.detach().clone()
         torch.distributed.all_reduce(k)
         k = k / torch.distributed.get_world_size()
@@ -53,7 +56,7 @@ def is_above(k: Float[Tensor, "rows groups"], floor: float, *, batch_inside: boo
 
 
 def free_bits(
-    k: Float[Tensor, "batch groups"], floor: float, form: Form, units: int, scale: float = 1.0
+    k: Float[Tensor, "batch groups"], floor: float, form: Form, units: int, scale: float = 1.0, across: bool = True
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " groups"], Float[Tensor, "*shape"]]:
     """The penalty in nats, d penalty / d KL per group (mean over examples), and the KL per unit that was compared.
 
@@ -63,7 +66,7 @@ def free_bits(
     count = k.shape[1]
     if form.batch_inside:
         k = k.mean(0, keepdim=True)
-    above = is_above(k, floor, batch_inside=form.batch_inside)
+    above = is_above(k, floor, batch_inside=form.batch_inside, across=across)
     if form.below == "subtract":
         terms, factor = scale / count * (k - floor) * above, scale / units
     else:
@@ -114,7 +117,7 @@ class FreeBits(Regularizer):
         per_unit = elbo.kl.ndim > 1
         k = grouped(elbo.kl, form.groups or self.groups) if per_unit else elbo.kl.unsqueeze(1) / elbo.units
         scale = float(elbo.units) if self.scale == "units" else 1.0
-        penalty, acting, compared = free_bits(k, self.floor, form, elbo.units, scale)
+        penalty, acting, compared = free_bits(k, self.floor, form, elbo.units, scale, self.training)
         # a clamp compares nats of the whole group, the hinge nats per unit
         size = 1.0 if form.below == "subtract" else elbo.units / k.shape[1]
         weight = penalty.new_tensor(self.weight(progress))
@@ -125,7 +128,10 @@ class FreeBits(Regularizer):
             penalty=weight * penalty,
             floor=torch.full_like(acting, self.floor * size),
             group_kl=compared * size,
-            scalars={"zero_gradient": (compared <= self.floor).to(acting.dtype).mean()},
+            scalars={
+                "zero_gradient": (compared <= self.floor).to(acting.dtype).mean(),
+                "units_per_group": weight.new_tensor(size),
+            },
         )
 
     def resolved(self, elbo: ELBO) -> Form:
