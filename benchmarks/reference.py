@@ -7,6 +7,7 @@ Prints a markdown table; `--picture` draws the verdict tables of the alive and t
 
 import argparse
 import io
+import re
 import subprocess
 import sys
 import time
@@ -47,14 +48,18 @@ def row(name: str, verdict: Verdict, seconds: float) -> str:
     return f"| {name} | `{verdict.verdict}` | {' | '.join(map(cell, SHOWN))} | {seconds:.0f} s |"
 
 
-def picture(verdicts: dict[str, Verdict], path: Path) -> None:
-    """The terminal's last lines of the alive and the dead run, as one SVG."""
-    console = Console(record=True, width=118, file=io.StringIO(), highlight=False)
+def picture(verdicts: dict[str, Verdict], path: Path, root: str) -> None:
+    """The terminal's last lines of the alive and the dead run, as one SVG that fetches nothing."""
+    console = Console(record=True, width=150, file=io.StringIO(), highlight=False)
     for name, verdict in verdicts.items():
         console.print(f"$ vaecollapse-train model=audio_nf {' '.join(RUNS[name])} dataset=audio_folder …", style="dim")
-        console.print(verdict_table(verdict))
+        neutral = [
+            p._replace(command=(p.command or "").replace(root, "path/to/recordings")) for p in verdict.prescriptions
+        ]
+        console.print(verdict_table(verdict._replace(prescriptions=neutral)))
         console.print()
-    path.write_text(console.export_svg(title="vaecollapse"), encoding="utf-8")
+    drawn = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="vaecollapse"), flags=re.S)
+    path.write_text(drawn, encoding="utf-8")
 
 
 def main() -> None:
@@ -71,7 +76,7 @@ def main() -> None:
     for name, (verdict, seconds) in finished.items():
         print(row(name, verdict, seconds))
     if given.picture:
-        picture({name: finished[name][0] for name in ("alive", "dead")}, given.picture)
+        picture({name: finished[name][0] for name in ("alive", "dead")}, given.picture, given.root)
 
 
 if __name__ == "__main__":

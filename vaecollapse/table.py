@@ -27,6 +27,7 @@ NAMES = {
     "beyond_spline": "share of z beyond the spline",
 }
 BESIDE = (
+    "rate",
     "price_of_a_nat",
     "active_units",
     "mi",
@@ -44,7 +45,8 @@ def number(value: float | None) -> str:
 
 def row(name: str, finding: Finding) -> tuple[str, str, str, str, str]:
     error = "" if finding.se is None or finding.value is None else f"± {1.96 * finding.se:.2g}"
-    limit = "" if finding.threshold is None else f"{finding.threshold:.3g}"
+    decides = finding.threshold is not None and finding.status != "measured"
+    limit = f"{finding.threshold:.3g}" if decides else ""
     word = "" if finding.status == "measured" else finding.status.replace("_", " ")
     return NAMES.get(name, name), number(finding.value), error, limit, ", ".join(filter(None, (word, finding.note)))
 
