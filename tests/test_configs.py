@@ -273,12 +273,6 @@ def test_what_is_no_whole_command_is_refused_in_a_sentence(override, words):
     assert "\n" not in sentence
 
 
-def test_the_verdicts_of_fail_on_are_the_states_of_the_diagnosis():
-    from vaecollapse.diagnosis import STATES
-
-    assert set(config.VERDICTS) == set(STATES)
-
-
 def test_the_schema_has_every_knob_and_group_of_train_yaml():
     text = (CONF / "train.yaml").read_text("utf-8")
     assert re.findall(r"^(\w+):.*#", text, re.M) == list(config.KNOBS)

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import vaecollapse
 from vaecollapse import cli, config
-from vaecollapse.diagnosis import STATES
+from vaecollapse.prescriptions import STATES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]

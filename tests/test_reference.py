@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vaecollapse import config
-from vaecollapse.diagnosis import STATES, Verdict
+from vaecollapse.diagnosis import Verdict
+from vaecollapse.prescriptions import STATES
 from vaecollapse.run import Run
 from vaecollapse.tasks import train
 

@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 from vaecollapse import cli, config, tasks
-from vaecollapse.diagnosis import STATES
+from vaecollapse.prescriptions import STATES
 from vaecollapse.table import NAMES, number
 
 SCRIPT = Path(sys.executable).parent / cli.NAME

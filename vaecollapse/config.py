@@ -20,22 +20,9 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from .prescriptions import STATES
 from .refusal import Refused
 
-# the states of `diagnosis`, which is not imported here because it needs torch; a test keeps the two equal
-VERDICTS = (
-    "posterior_collapse",
-    "fake_rate",
-    "bypassed_latent",
-    "overfit",
-    "variance_collapse",
-    "partial_collapse",
-    "rate_pinned",
-    "diverged",
-    "too_early",
-    "healthy",
-    "inconclusive",
-)
 # what a run is built from: an override that changes none of these changes nothing
 ROOTS = ("model", "regularizer", "dataset", "optimizer", "trainer", "callback", "seed")
 # readings, their output and the exit code are no part of what is built
@@ -95,9 +82,9 @@ class Knobs:
             raise Refused(f"lr must be a finite number above 0, but lr={self.lr:g}: try lr=0.001")
         if self.preflight not in ("run", "only"):
             raise Refused(f"preflight={self.preflight} is neither run nor only: preflight=only stops before step 1")
-        if unknown := [name for name in self.fail_on if name not in VERDICTS]:
-            near = _nearest(unknown[0], VERDICTS)
-            raise Refused(f"fail_on={unknown[0]} is no verdict{near}: take some of {', '.join(VERDICTS)}")
+        if unknown := [name for name in self.fail_on if name not in STATES]:
+            near = _nearest(unknown[0], STATES)
+            raise Refused(f"fail_on={unknown[0]} is no verdict{near}: take some of {', '.join(STATES)}")
 
 
 @dataclass

@@ -1,7 +1,36 @@
-"""From a state to what to try next: at most three moves, likeliest first."""
+"""The states a verdict can name, what each means, and what to try next: at most three moves, likeliest first."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
+
+State = Literal[
+    "posterior_collapse",
+    "fake_rate",
+    "bypassed_latent",
+    "overfit",
+    "variance_collapse",
+    "partial_collapse",
+    "rate_pinned",
+    "diverged",
+    "too_early",
+    "healthy",
+    "inconclusive",
+]
+STATES: tuple[str, ...] = get_args(State)
+
+MEANING = {
+    "posterior_collapse": "the posterior is the prior: z carries nothing",
+    "fake_rate": "KL is paid for a z that carries nothing",
+    "bypassed_latent": "z informs, but the decoder does not listen",
+    "overfit": "z serves the training examples and is worth nothing on held-out ones",
+    "variance_collapse": "the posterior's noise is gone: an autoencoder",
+    "partial_collapse": "only part of the latent the data could fill is alive",
+    "rate_pinned": "the KL sits at its floor; what lies under it is undecided",
+    "diverged": "training left the finite or the sensible numbers",
+    "too_early": "too little training to say anything",
+    "healthy": "z carries information and the decoder uses it",
+    "inconclusive": "the evidence does not decide",
+}
 
 
 class Prescription(NamedTuple):

@@ -6,7 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .detectors.base import Finding
-from .diagnosis import MEANING, Verdict
+from .diagnosis import Verdict
+from .prescriptions import MEANING
 
 COLOURS = {"healthy": "bold green", "too_early": "bold yellow", "inconclusive": "bold yellow"}
 NAMES = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vaecollapse import cli, config
-from vaecollapse.diagnosis import STATES
+from vaecollapse.prescriptions import STATES
 from vaecollapse.run import Run
 from vaecollapse.tasks import train
 

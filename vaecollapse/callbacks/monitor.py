@@ -18,10 +18,10 @@ from ..detectors.mutual_information import MutualInformation
 from ..detectors.posterior_variance import PosteriorVariance
 from ..detectors.price_of_a_nat import PriceOfANat
 from ..detectors.rate import Rate
-from ..diagnosis import STATES, Facts, Verdict, diagnose
+from ..diagnosis import Facts, Verdict, diagnose
 from ..evaluation import read
 from ..preflight import Survey
-from ..prescriptions import Prescription
+from ..prescriptions import STATES, Prescription
 from ..refusal import Refused
 from ..run import Run
 from ..training import Training
