@@ -52,6 +52,11 @@ def row(name: str, finding: Finding) -> tuple[str, str, str, str, str]:
     return NAMES.get(name, name), number(finding.value), error, limit, ", ".join(filter(None, (word, finding.note)))
 
 
+def shown(finding: Finding) -> bool:
+    """Is there something to say? (Without a flow the KL per unit is exact.)"""
+    return finding.value is not None and finding.note != "exact"
+
+
 def verdict_table(verdict: Verdict) -> RenderableType:
     """The table printed at the end of a run."""
     head = Text.assemble(
@@ -71,7 +76,7 @@ def verdict_table(verdict: Verdict) -> RenderableType:
     for name in verdict.deciding:
         table.add_row(*row(name, verdict.readings.get(name, Finding(name, None, status="undefined"))), style="bold")
     for name in BESIDE:
-        if name not in verdict.deciding and name in verdict.readings and verdict.readings[name].value is not None:
+        if name not in verdict.deciding and name in verdict.readings and shown(verdict.readings[name]):
             table.add_row(*row(name, verdict.readings[name]), style="dim")
     lines: list[RenderableType] = [head, Padding(table, (1, 0, 1, 2))]
     labelled = [

@@ -1,10 +1,13 @@
 """The rate R and the KL of each unit: raw nats, never weighted, clamped or averaged over units."""
 
+from copy import deepcopy
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..batch import Batch
-from ..elbo import ELBO, Objective
+from ..elbo import ELBO, Objective, noise, pieces
 from ..vae import VAE
 from .base import Detector, Finding, undefined
 
@@ -37,18 +40,33 @@ class Rate(Detector):
         dead: float = 0.01,
         weak: float = 0.1,
         absent_examples: int = 500,
+        draws: int = 16,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.low, self.dead, self.weak, self.absent_examples = low, dead, weak, absent_examples
+        self.draws, self.seed = draws, seed
         self.absent_nats, self.absent_nats_per_unit = absent_nats, absent_nats_per_unit
         self.add_column("rate", "kl")
         self.add_state("units", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
-        self.accumulate("rate", elbo.rate)
+        self.accumulate("rate", elbo.rate if elbo.kl.ndim > 1 else self.monte_carlo(batch, elbo))
         self.units = self.units.clamp(min=elbo.units)
         if elbo.kl.ndim > 1:
             self.accumulate("kl", elbo.kl.flatten(1))
+
+    def monte_carlo(self, batch: Batch, elbo: ELBO) -> Float[Tensor, " batch"]:
+        """The rate of a flow: the plain log-ratio, mean of `draws` draws (a single one is negative for nearly half of
+        the nearly collapsed examples)."""
+        unit = tuple(elbo.posterior.event_shape)
+        eps = noise(batch.positions(), unit, draws=self.draws, seed=self.seed, epoch=3)
+        return torch.stack([pieces(elbo.posterior, elbo.prior, e.to(elbo.z))[1] for e in eps]).mean(0)
+
+    def light(self) -> "Rate":
+        one = deepcopy(self)
+        one.draws = 1
+        return one
 
     def reading(self) -> Tensor:
         return self.mean("rate") if self.count("rate") else torch.tensor(torch.nan, dtype=torch.float64)
