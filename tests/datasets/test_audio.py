@@ -177,6 +177,17 @@ def test_a_random_channel_is_one_that_sounds_and_stands_still_in_evaluation(wide
     assert set(map(frozenset, drawn.values())) == {frozenset({0, 1})}
 
 
+def test_copies_of_a_file_stay_in_one_split(tmp_path: Path) -> None:
+    """Held-out readings on what was trained on would hide an overfit."""
+    for number in range(40):
+        for copy in range(3):
+            sf.write(tmp_path / f"{number}_{copy}.wav", noise(0.1, seed=number), RATE)
+    data = folder(tmp_path, seconds=0.1)
+    contents = [{split[i].x.numpy().tobytes() for i in range(len(split))} for split in data.splits]
+    assert sum(map(len, contents)) == 40 == len(set.union(*contents))
+    assert [len(split) for split in data.splits] == [84, 24, 12]
+
+
 @pytest.mark.parametrize("gib", [0.0, 1.0])
 def test_trimming_takes_the_silence_and_nothing_else(root: Path, tmp_path: Path, gib: float) -> None:
     (tmp_path / "padded").mkdir()

@@ -160,7 +160,7 @@ class AudioFolderData(VAEData):
         self._length = self._length_for(sizes)
         self._describe(recordings, sizes)
         of = {row.path: row for row in rows}
-        train, validation, test = self._parts([each.path for each in recordings], of)
+        train, validation, test = self._parts(recordings, of)
         files = Files(self.root, recordings, sample_rate=rate, channels=self.channels)
         source = source_of(files, pack_bytes=self.pack_gib * 2**30, cache=cache)
         train = train[: ceil(self.fraction * len(train))]
@@ -179,13 +179,18 @@ class AudioFolderData(VAEData):
         said = "clips of %d samples (%.3f s at %d Hz); %d recordings are longer and cropped, the others padded"
         log.info(said, self._length, seconds, self._rate, long)
 
-    def _parts(self, names: Sequence[str], rows: Mapping[str, Row]) -> tuple[list[int], list[int], list[int]]:
-        """Which recordings go where, in an order keyed by the seed."""
+    def _parts(
+        self, recordings: Sequence[Recording], rows: Mapping[str, Row]
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Which recordings go where, in an order keyed by the seed; copies of one file stay together, or held-out
+        readings would be taken on what was trained on."""
+        names, digests = [each.path for each in recordings], [each.digest for each in recordings]
         groups = self._groups(names, rows)
         if any(row.split for row in rows.values()):
             parts = self._given_parts([rows[name].split for name in names], groups)
         else:
-            parts = self._drawn_parts(range(len(names)), groups, self.test_fraction)
+            copies = digests if len(set(digests)) < len(digests) else []
+            parts = self._drawn_parts(range(len(names)), groups or copies, self.test_fraction)
         if groups:
             sets = [{groups[number] for number in part} for part in parts]
             for name, members in zip(("training", "validation", "test"), sets, strict=True):

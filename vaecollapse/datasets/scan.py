@@ -179,14 +179,15 @@ def _recalled(each: Found, known: dict[str, list]) -> Recording | str | None:
 
 
 def _name_copies(recordings: Sequence[Recording]) -> None:
-    """Warns of files with the same bytes: in two splits, one tells of the other."""
+    """Says which files have the same bytes."""
     first = {}
     for each in recordings:
         first.setdefault(each.digest, each.path)
     copies = [each for each in recordings if first[each.digest] != each.path]
     if copies:
         pair = shown(copies[0].path), shown(first[copies[0].digest])
-        log.warning("%d files are copies of others (%s of %s …); splits may share them", len(copies), *pair)
+        said = "%d files are copies of others (%s of %s …); they share a split, unless groups or a manifest part them"
+        log.warning(said, len(copies), *pair)
 
 
 def _refuse_bad(root: Path, total: int, quarantine: Sequence[Quarantined], max_bad_fraction: float) -> None:
