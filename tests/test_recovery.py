@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from planted import EIGENVALUES
 
 from vaecollapse import config
+from vaecollapse.run import Run
 from vaecollapse.tasks import train
 
 CASES = [(1.0, 1.0, 3, 1.64792), (0.35, 1.0, 5, 3.70276), (0.35, 2.0, 4, 2.2497), (0.1, 3.0, 5, 4.08813)]
@@ -68,5 +69,7 @@ def test_beyond_the_largest_eigenvalue_training_ends_collapsed_and_says_what_to_
     verdict = train(config.compose(overrides), tmp_path, overrides).diagnosis
     assert verdict is not None and verdict.verdict == "posterior_collapse"
     assert verdict.prescriptions[0].command.endswith("beta=0.8")
+    alarms = [event for event in Run(tmp_path).lines("events.jsonl") if event["event"] == "alarm"]
+    assert (alarms[0]["alarm"], alarms[0]["step"]) == ("forecast_collapse", 0), "the forecast knew before step 1"
     for prescription in verdict.prescriptions:
         config.compose(prescription.command.split()[1:])

@@ -120,6 +120,9 @@ class CollapseMonitor(Callback):
             if loader is not None:
                 self.probes[split] = build(pl_module, loader, self.final_examples, self.block, self.functions)
 
+        if self.survey and self.survey.directions == 0:
+            self.sound(trainer, {"forecast_collapse"})
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
         if step > self.last_look and step % self.every_n_steps == 0:
@@ -210,6 +213,14 @@ class CollapseMonitor(Callback):
 
     # --- where it goes
 
+    def sound(self, trainer: Trainer, alarms: set[str]) -> None:
+        """A line in the log and in events.jsonl for each alarm; the forecast's is the only one at step 0."""
+        where = {"step": trainer.global_step, "epoch": trainer.current_epoch}
+        for alarm in sorted(alarms):
+            log.warning("step %d: alarm %s", trainer.global_step, alarm)
+            if self.run and trainer.is_global_zero:
+                self.run.append("events.jsonl", {**where, "event": "alarm", "alarm": alarm})
+
     def record(
         self,
         trainer: Trainer,
@@ -228,14 +239,11 @@ class CollapseMonitor(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(logged, trainer.global_step)
         changed = self.verdict is None or self.verdict.verdict != verdict.verdict
-        new, self.alarms = alarms - self.alarms, alarms
-        for alarm in sorted(new):
-            log.warning("step %d: alarm %s", trainer.global_step, alarm)
+        self.sound(trainer, alarms - self.alarms)
+        self.alarms = alarms
         if self.run is None or not trainer.is_global_zero:
             return
         where = {"step": trainer.global_step, "epoch": trainer.current_epoch}
-        for alarm in sorted(new):
-            self.run.append("events.jsonl", {**where, "event": "alarm", "alarm": alarm})
         if changed:
             before = self.verdict.verdict if self.verdict else None
             self.run.append(
