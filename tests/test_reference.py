@@ -84,8 +84,9 @@ def test_the_floor_is_the_total_of_all_units(reference) -> None:
     assert floors
     assert floors == pytest.approx([0.08] * len(floors))
     assert verdict.readings["floor"].value == pytest.approx(0.08)
-    rate, above = verdict.readings["rate"].value, verdict.readings["kl_over_floor"].value
-    assert above == pytest.approx(rate / 0.08, rel=1e-5)
+    rate, above = verdict.readings["rate"], verdict.readings["kl_over_floor"].value
+    # the floor compares one draw of the total, the rate is the mean of sixteen
+    assert abs(above * 0.08 - rate.value) < 3 * rate.se
 
 
 def test_the_run_directory_is_complete_and_names_the_recordings(reference) -> None:
