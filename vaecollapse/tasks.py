@@ -18,6 +18,7 @@ import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from . import __version__, config
@@ -67,13 +68,14 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     run.write("preflight.json", plan._asdict() | {"floor": plan.floor and plan.floor._asdict()})
     if cfg.preflight == "only":
         return Outcome("too_early", None, directory)
+    resolved, started = cast(dict, OmegaConf.to_container(cfg, resolve=True)), []
     try:
         for logger in trainer.loggers:
-            resolved = cast(dict, OmegaConf.to_container(cfg, resolve=True))
-            made("logger", lambda logger=logger, resolved=resolved: logger.log_hyperparams(resolved))
+            made("logger", lambda logger=logger: logger.log_hyperparams(resolved))
+            started.append(logger)
         trainer.fit(module, datamodule=data)
     finally:
-        finish(trainer)
+        finish(started)
     verdict = monitor.verdict if monitor else None
     return Outcome(verdict.verdict if verdict else "inconclusive", verdict, directory)
 
@@ -125,9 +127,9 @@ def made(name: str, build: Callable[[], Any]) -> Any:
         raise Refused(f"{name} cannot be built from its configuration: {type(cause).__name__}: {lines[0]}") from error
 
 
-def finish(trainer: pl.Trainer) -> None:
+def finish(loggers: Sequence[Logger]) -> None:
     """Closes what a logger keeps open (a W&B run): the next job of a sweep in this process gets one of its own."""
-    for logger in trainer.loggers:
+    for logger in loggers:
         end = getattr(getattr(logger, "experiment", None), "finish", None)
         if callable(end):
             end()

@@ -47,7 +47,7 @@ class AudioSamples(Callback):
         if self.batch is None:
             loader: Any = trainer.val_dataloaders
             self.batch = own_probe(pl_module, loader, self.examples, self.examples, {}).blocks[0]
-        sounds = self.sounds(pl_module, self.batch.to(pl_module.device))
+        sounds = self.sounds(pl_module, self.batch.like(pl_module))
         folder = Path(trainer.default_root_dir) / "samples" / f"epoch_{trainer.current_epoch:03d}"
         folder.mkdir(parents=True, exist_ok=True)
         for name, waveforms in sounds.items():
