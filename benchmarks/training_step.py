@@ -44,7 +44,7 @@ def batches(data: VAEData) -> Iterator[Batch]:
     """The training batches in the Trainer's own order, without end."""
     loader, epoch = data.train_dataloader(), 0
     while True:
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch)
         yield from loader
         epoch += 1
 
@@ -55,7 +55,7 @@ def audio_loss(vae: AudioVAE, batch: Batch, beta: float) -> torch.Tensor:
     z = posterior.rsample()
     flows = closed_form_kl(posterior, prior) is None
     kl = posterior.log_prob(z) - prior.log_prob(z) if flows else kl_divergence(posterior, prior)
-    return (vae.likelihood.distance(batch.x, vae.decoder(z) * vae.level, batch.mask) + beta * kl).mean()  # type: ignore[operator]
+    return (vae.likelihood.distance(batch.x, vae.decoder(z) * vae.level, batch.mask) + beta * kl).mean()
 
 
 def vector_loss(vae: VAE, batch: Batch, beta: float) -> torch.Tensor:
@@ -69,7 +69,7 @@ def bare(cfg: DictConfig, vae: VAE, data: VAEData) -> Iterator[None]:
     optimizer = instantiate(cfg.optimizer)(vae.parameters())
     loss_of = audio_loss if isinstance(vae, AudioVAE) else vector_loss
     for batch in batches(data):
-        loss = loss_of(vae, batch, cfg.beta)  # type: ignore[arg-type]
+        loss = loss_of(vae, batch, cfg.beta)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -18,7 +18,7 @@ from ..detectors.mutual_information import MutualInformation
 from ..detectors.posterior_variance import PosteriorVariance
 from ..detectors.price_of_a_nat import PriceOfANat
 from ..detectors.rate import Rate
-from ..diagnosis import Facts, Verdict, diagnose
+from ..diagnosis import MISSING, Facts, Verdict, diagnose, status, value
 from ..evaluation import read
 from ..preflight import Survey
 from ..prescriptions import STATES, Prescription
@@ -180,24 +180,16 @@ class CollapseMonitor(Callback):
         return verdict
 
     def note_trend(self, trainer: Trainer, held_out: Mapping[str, Finding]) -> None:
-        gap, rate = (held_out.get(name) for name in ("gap", "rate"))
-        self.trend.append(
-            (
-                share_done(trainer),
-                gap.value or 0.0 if gap else 0.0,
-                rate.value or 0.0 if rate else 0.0,
-                gap.se or 0.0 if gap else 0.0,
-            )
-        )
+        gap, rate = (value(held_out, name, 0.0) for name in ("gap", "rate"))
+        self.trend.append((share_done(trainer), gap, rate, held_out.get("gap", MISSING).se or 0.0))
 
     def facts(
         self, trainer: Trainer, module: LightningModule, held_out: Mapping[str, Finding], finished: bool
     ) -> Facts:
         own = module if isinstance(module, Training) else None
-        floor, units = held_out.get("floor"), held_out.get("units")
         share = share_done(trainer)
         return Facts(
-            units=int(units.value or 0) if units else 0,
+            units=int(value(held_out, "units", 0.0)),
             weight=own.final_weight if own else None,
             forecast=self.survey.directions if self.survey and self.survey.decides else None,
             unsettled=unsettled(self.trend),
@@ -208,7 +200,7 @@ class CollapseMonitor(Callback):
             schedule_done=finished and share >= 1,
             knobs=self.knobs,
             held_out="held_out" in self.probes,
-            floor=floor.value or 0.0 if floor else 0.0,
+            floor=value(held_out, "floor", 0.0),
         )
 
     # --- where it goes
@@ -295,16 +287,12 @@ def unsure(finding: Finding | None) -> bool:
 
 def alarms_of(found: Mapping[str, Finding]) -> set[str]:
     """Flags worth a line while training; none of them is a verdict."""
-
-    def is_(name: str, status: str) -> bool:
-        return name in found and found[name].status == status
-
     alarms = set()
-    if "kl_is_low" in found and found["kl_is_low"].value == 1:
+    if value(found, "kl_is_low") == 1:
         alarms.add("kl_is_low")
-    if is_("sigma_median", "material") and is_("beta_effective", "absent"):
+    if status(found, "sigma_median") == "material" and status(found, "beta_effective") == "absent":
         alarms.add("variance_collapse")
-    if is_("floor_saturation", "material"):
+    if status(found, "floor_saturation") == "material":
         alarms.add("rate_pinned")
     return alarms
 

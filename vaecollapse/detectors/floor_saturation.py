@@ -35,7 +35,7 @@ class FloorSaturation(Detector):
             inert,
         )
         self.add_column("kl", "mean", "after", "zero", "weight", "declared")
-        for name in ("floor", "per_example", "units"):
+        for name in ("floor", "per_example"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
