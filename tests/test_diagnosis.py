@@ -65,9 +65,10 @@ def test_planted_conditions_are_named(encoder, decoder, state: str) -> None:
     assert all(name in verdict.readings for name in verdict.deciding)
 
 
-def test_a_memorising_model_is_overfit() -> None:
-    train, held_out = gaussian_data(600), gaussian_data(600, seed=1)
-    book = torch.randn(600, 4, generator=torch.Generator().manual_seed(3)).double() * 3
+@pytest.mark.parametrize(("examples", "held"), [(600, 600), (51, 40), (20, 600)])
+def test_a_memorising_model_is_overfit(examples: int, held: int) -> None:
+    train, held_out = gaussian_data(examples), gaussian_data(held, seed=1)
+    book = torch.randn(examples, 4, generator=torch.Generator().manual_seed(3)).double() * 3
 
     def encoder(x):
         """A random code for each training example, the nearest one's for any other: no neighbourhood survives."""
@@ -79,9 +80,18 @@ def test_a_memorising_model_is_overfit() -> None:
     def shuffled(x):
         known = torch.cdist(x, train).min(1).values < 1e-9
         code, scale = encoder(x)
-        return torch.where(known[:, None], code, book[(x[:, 0] * 1e6).long().abs() % 600]), scale
+        return torch.where(known[:, None], code, book[(x[:, 0] * 1e6).long().abs() % examples]), scale
 
-    assert verdict_on(Planted(shuffled, decoder), held_out, train).verdict == "overfit"
+    verdict = verdict_on(Planted(shuffled, decoder), held_out, train)
+    assert verdict.verdict == "overfit"
+    assert verdict.deciding[0] == "train/gap"
+    assert held >= 500 or verdict.confidence == "low"
+
+
+def test_a_sound_model_is_never_overfit_on_few_examples() -> None:
+    vae = optimum(5, e=0.5)
+    verdicts = [verdict_on(vae, gaussian_data(14, seed=s), gaussian_data(51, seed=100 + s)) for s in range(20)]
+    assert {v.verdict for v in verdicts} == {"inconclusive"}
 
 
 def test_an_autoencoder_is_a_variance_collapse() -> None:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from scipy.special import stdtrit
+
 from .detectors.base import Z95, Finding
 from .prescriptions import Prescription, State, prescribe
 from .refusal import Refused
@@ -69,6 +71,9 @@ class Verdict(NamedTuple):
 
 
 UNSETTLED = 0.2  # relative movement over the last fifth of training that lowers confidence
+# The contrast of the two probes: fewer examples say nothing, and a held-out gap above this share of the training one is
+# a generalisation gap and no memory.
+CONTRAST_EXAMPLES, CONTRAST_SHARE = 10, 0.25
 MISSING = Finding("missing", None, status="undefined", note="not measured")
 
 
@@ -100,7 +105,7 @@ def diagnose(held_out: Readings, training: Readings | None = None, facts: Facts 
         state,
         confidence(held_out, facts),
         mechanisms,
-        [why, *remarks(held_out, facts, mechanisms)],
+        [why, *remarks(held_out, training, facts, mechanisms)],
         refute(held_out, state),
         missing(held_out, training, facts),
         readings,
@@ -176,7 +181,7 @@ def decide(held_out: Readings, training: Readings, facts: Facts) -> Decision:
         return without_gap(held_out)
     if gap == "absent":
         return gap_absent(held_out, training)
-    return gap_material(held_out, facts) if gap == "material" else gap_undecided(held_out)
+    return gap_material(held_out, facts) if gap == "material" else gap_undecided(held_out, training)
 
 
 def gap_absent(held_out: Readings, training: Readings) -> Decision:
@@ -184,7 +189,7 @@ def gap_absent(held_out: Readings, training: Readings) -> Decision:
     if status(held_out, "rate") == "absent" or value(held_out, "dead_units") == value(held_out, "units"):
         state, deciding = "posterior_collapse", ["gap", "rate", "information_rank"]
         why = phrase("another's z serves as well, and R is {rate:.3g} nats", held_out)
-    elif status(training, "gap") == "material":
+    elif status(training, "gap") == "material" or memorised(held_out, training):
         state, deciding = "overfit", ["train/gap", "gap", "rate"]
         why = phrase("on training examples z is worth {gap:.3g}, on held-out ones nothing", training)
     elif mi == "absent":
@@ -217,8 +222,34 @@ def gap_material(held_out: Readings, facts: Facts) -> Decision:
     return Decision("inconclusive", shown, "the decoder uses z, but no information was measured in it")
 
 
-def gap_undecided(held_out: Readings) -> Decision:
+def small_interval(finding: Finding) -> tuple[float, float]:
+    """The 95 % interval of a mean of few examples, by Student's t."""
+    half = float(stdtrit(finding.n - 1, 0.975)) * (finding.se or 0.0)
+    return (finding.value or 0.0) - half, (finding.value or 0.0) + half
+
+
+def memorised(held_out: Readings, training: Readings) -> bool:
+    """Is the value of z on held-out examples clearly a small part of what it is on training ones?
+
+    A contrast needs fewer examples than a statement about either split: no δ has to be ruled out on held-out examples,
+    and a small training split is read whole.
+    """
+    mine, other = training.get("gap", MISSING), held_out.get("gap", MISSING)
+    if mine.value is None or other.value is None or min(mine.n, other.n) < CONTRAST_EXAMPLES:
+        return False
+    least, most = small_interval(mine)[0], small_interval(other)[1]
+    return least > (mine.threshold or 0.0) and most < max(other.threshold or 0.0, CONTRAST_SHARE * least)
+
+
+def gap_undecided(held_out: Readings, training: Readings) -> Decision:
     gap = held_out["gap"]
+    if memorised(held_out, training):
+        mine, most = training["gap"], small_interval(gap)[1]
+        why = (
+            f"on {mine.n} training examples z is worth {mine.value:.3g}, on {gap.n} held-out ones at most {most:.2g}, "
+            f"{max(0.0, most) / (mine.value or math.inf):.0%} of it"
+        )
+        return Decision("overfit", ["train/gap", "gap", "rate"], why)
     if status(held_out, "floor_saturation") == "material":
         why = "{floor_saturation:.0%} of the groups sit at the floor; what lies under it is undecided"
         return Decision("rate_pinned", ["floor_saturation", "rate", "gap"], phrase(why, held_out))
@@ -283,9 +314,12 @@ SAID = {
 }
 
 
-def remarks(held_out: Readings, facts: Facts, mechanisms: list[str]) -> list[str]:
+def remarks(held_out: Readings, training: Readings, facts: Facts, mechanisms: list[str]) -> list[str]:
     """Sentences on what else was seen."""
     said = [phrase(SAID[name], held_out, weight=facts.weight or 0.0) for name in mechanisms]
+    mine, other = training.get("gap", MISSING), held_out.get("gap", MISSING)
+    if mine.value and other.value is not None and small_interval(mine)[0] > max(small_interval(other)[1], 0.0):
+        said.append(f"held-out examples keep {max(0.0, other.value / mine.value):.0%} of z's value on training ones")
     if value(held_out, "kl_is_low", 0.0) == 1:
         said.append(phrase("the KL is low ({rate:.3g} nats); alone that decides nothing", held_out))
     if facts.unsettled is not None and facts.unsettled > UNSETTLED:

@@ -52,6 +52,7 @@ def prescribe(
     weight = 1.0 if weight is None else weight
     lower, higher, slower = f"beta={weight / 10:.3g}", f"beta={max(weight * 10, 1e-3):.3g}", "warmup=0.5"
     narrower, longer = f"latent_dim={max(2, int(own['latent_dim']) // 4)}", f"max_epochs={2 * int(own['max_epochs'])}"
+    shorter = f"max_epochs={max(1, int(own['max_epochs']) // 4)}"
     again, gentler = f"seed={int(own['seed']) + 1}", f"lr={own['lr'] / 10:.3g}"
     unfloored = Prescription(("regularizer=beta", lower), "the floor keeps R up, whatever carries it")
     cheaper = Prescription((lower,), "a nat costs more than the data pays for it: R and the gap should rise")
@@ -62,7 +63,10 @@ def prescribe(
         "bypassed_latent": [Prescription((lower, slower), "let the decoder learn to listen before z costs in full")],
         "partial_collapse": [cheaper, Prescription((slower,), "slowly, so that more directions live")],
         "rate_pinned": [unfloored],
-        "overfit": [Prescription((narrower,), "less to remember with; more data would serve better")],
+        "overfit": [
+            Prescription((shorter,), "stop before the training clips are known by heart; more data would serve best"),
+            Prescription((narrower,), "less to remember with"),
+        ],
         "variance_collapse": [Prescription((higher,), "σ is free: raise its price")],
         "diverged": [
             Prescription((gentler,), "smaller steps"),
