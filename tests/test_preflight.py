@@ -6,8 +6,18 @@ from planted import EIGENVALUES, gaussian_data, optimum, probe
 
 from vaecollapse.batch import Batch
 from vaecollapse.datasets.audio import AudioFolderData
-from vaecollapse.distributions.likelihoods import SpectralLikelihood
-from vaecollapse.preflight import critical_price, floor_table, forecast, forecast_distance, rehearse
+from vaecollapse.distributions.likelihoods import LaplaceLikelihood, NormalLikelihood, SpectralLikelihood
+from vaecollapse.nn.spectral import LogMel
+from vaecollapse.preflight import (
+    critical_price,
+    floor_table,
+    forecast,
+    forecast_cells,
+    forecast_distance,
+    likelihood_cells,
+    price_of,
+    rehearse,
+)
 from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import Constant
@@ -19,14 +29,53 @@ from vaecollapse.regularizers.free_bits import FreeBits
 def test_the_forecast_counts_what_the_closed_form_keeps_alive(e: float, units: int) -> None:
     clear = sum(value > 1.15 * e for value in EIGENVALUES)
     most = sum(value > e for value in EIGENVALUES)
-    assert min(units, clear) <= forecast(gaussian_data(20_000), e=e, units=units) <= min(units, most)
+    found = forecast(gaussian_data(20_000), price=lambda _: e, units=units)
+    assert min(units, clear) <= found.directions <= min(units, most)
+    assert found.e == e
+
+
+@pytest.mark.parametrize(("beta", "alive", "variance"), [(1.0, 5, 0.2), (1.3, 4, 0.35714), (1.45, 4, 0.45455)])
+@pytest.mark.parametrize("likelihood", [NormalLikelihood, LaplaceLikelihood])
+def test_a_learned_scale_is_forecast_as_its_closed_form(likelihood, beta: float, alive: int, variance: float) -> None:
+    """s² = Σ_inactive λ / (d − aβ), self-consistent, at most five units."""
+    price = price_of(likelihood(scale_mode="learned"), beta)
+    found = forecast(gaussian_data(200_000), price=price, units=5)
+    assert found.directions == alive
+    assert found.residual == pytest.approx(variance, rel=0.03)
+    assert found.e == pytest.approx(beta * variance, rel=0.03)
+
+
+def test_a_learned_scale_collapses_where_beta_exceeds_its_critical_value() -> None:
+    """β ≥ d·λ_max/tr(Cov): 8·6/12.3 here."""
+    critical = len(EIGENVALUES) * max(EIGENVALUES) / sum(EIGENVALUES)
+    alive = [
+        forecast(
+            gaussian_data(50_000), price=price_of(NormalLikelihood(scale_mode="optimal"), beta), units=5
+        ).directions
+        for beta in (0.8 * critical, 1.05 * critical)
+    ]
+    assert alive[0] >= 1 and alive[1] == 0
+
+
+def test_log_mel_densities_of_speech_are_forecast_on_held_out_clips(fsdd) -> None:
+    data = AudioFolderData(root=str(fsdd), batch_size=16, seed=0)
+    data.setup()
+    features = LogMel(sample_rate=8000)
+    parts = [likelihood_cells(features, data.examples(split, 300)) for split in ("train", "validation")]
+    found = [
+        forecast_cells(*parts, price=price_of(NormalLikelihood(scale_mode="learned"), beta), units=512).directions
+        for beta in (1.0, 30.0, 1e4)
+    ]
+    assert found[0] > 10 * found[1] > found[2] == 0
+    assert found[0] <= 300, "no more directions than clips"
 
 
 def test_few_examples_raise_the_bar() -> None:
     values = torch.tensor(EIGENVALUES)
     assert critical_price(values, 10, 1.0) > critical_price(values, 1000, 1.0) == pytest.approx(1.1, abs=0.1)
     noise = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
-    assert forecast(noise, e=1.0, units=40) <= 1 < int((torch.linalg.eigvalsh(torch.cov(noise.T)) > 1.1).sum())
+    seen = int((torch.linalg.eigvalsh(torch.cov(noise.T)) > 1.1).sum())
+    assert forecast(noise, price=lambda _: 1.0, units=40).directions <= 1 < seen
 
 
 def test_rehearsal_moves_nothing_and_refuses_what_cannot_be_priced() -> None:
@@ -54,7 +103,7 @@ def test_the_forecast_of_a_distance_counts_planted_directions(beta: float, expec
         values = codes @ ways + 0.5 * torch.randn(n, 600, generator=generator)
         return [(part, torch.ones_like(part)) for part in values.split(300, 1)]
 
-    assert forecast_distance(cells(400), cells(400), beta=beta) == expected
+    assert forecast_distance(cells(400), cells(400), beta=beta, units=16).directions == expected
 
 
 def test_speech_is_forecast_alive_at_a_hundredth_and_dead_at_one(fsdd) -> None:
@@ -65,7 +114,7 @@ def test_speech_is_forecast_alive_at_a_hundredth_and_dead_at_one(fsdd) -> None:
     parts = [data.examples(split, 300) for split in ("train", "validation")]
     likelihood.calibrate(parts[0].x, parts[0].mask)
     cells = [likelihood.log_magnitudes(part.x, part.mask) for part in parts]
-    found = [forecast_distance(*cells, beta=beta) for beta in (0.01, 0.1, 1.0)]
+    found = [forecast_distance(*cells, beta=beta, units=16).directions for beta in (0.01, 0.1, 1.0)]
     assert found[0] >= 16 and 3 <= found[1] <= 12 and found[2] == 0
     table = floor_table(likelihood, parts[0])
     assert table.wrong > 10 * table.noisy and table.warning is None

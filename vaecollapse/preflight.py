@@ -1,6 +1,7 @@
 """Before step 1: what cannot work is refused, and what will happen is forecast."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .batch import Batch
-from .distributions.likelihoods import NormalLikelihood, SpectralLikelihood
+from .distributions.likelihoods import ElementwiseLikelihood, LaplaceLikelihood, NormalLikelihood, SpectralLikelihood
 from .elbo import Objective, Progress
+from .nn.spectral import LogMel, frame_mask
 from .refusal import Refused
 from .regularizers.base import Regularizer
 from .vae import VAE
@@ -20,18 +22,77 @@ def critical_price(eigenvalues: Float[Tensor, " d"], examples: int, e: float) ->
     return e * max(1.1, (1 + math.sqrt(len(eigenvalues) / examples)) ** 2)
 
 
-def forecast(x: Float[Tensor, "n *event"], *, e: float, units: int) -> int:
-    """How many directions of the data pay for themselves in a linear VAE at e = β s², at most `units`.
+Cells = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]  # values and their validity, (clips, cells)
+
+
+class Forecast(NamedTuple):
+    """`directions` of the data pay for themselves: their variance exceeds `e`. `largest` are the first variances, and
+    `residual` is the variance per cell that the living directions leave over (squared units of the cells)."""
+
+    directions: int
+    e: float
+    largest: tuple[float, ...]
+    residual: float
+
+
+Price = Callable[[float], float]  # residual variance per cell → e, the price of a direction in the same units
+
+
+def price_of(likelihood: object, beta: float) -> Price | None:
+    """What a direction costs under an elementwise likelihood: e = β s², and for a fixed Laplace scale b the curvature
+    of its L1 around residuals of variance s², e = β b s √(π/2). None where no formula is known."""
+    if isinstance(likelihood, ElementwiseLikelihood) and not likelihood.fixed:
+        return lambda residual: beta * residual  # a Laplace scale that fits, b = s √(2/π), gives the same
+    if isinstance(likelihood, NormalLikelihood):
+        return lambda residual: beta * float(likelihood.scale) ** 2
+    if isinstance(likelihood, LaplaceLikelihood):
+        return lambda residual: beta * float(likelihood.scale) * math.sqrt(residual * math.pi / 2)
+    return None
+
+
+def settled(values: Float[Tensor, " directions"], total: float, cells: float, price: Price, units: int, *,
+            margin: float) -> Forecast:  # fmt: skip
+    """The living directions from collapse upwards: e follows from what the living ones leave over, and they from e.
+
+    A likelihood that fits its scale makes a nat cheaper with every direction that lives; starting from the collapsed
+    point, none lives where that point is stable (Lucas 2019).
+    """
+    values, alive, residual = values.sort(descending=True).values, 0, total / cells
+    for _ in range(200):
+        e = price(residual)
+        alive = min(units, int((values > e * margin).sum()))
+        left = (total - float(values[:alive].sum()) + alive * e) / cells
+        if abs(left - residual) <= 1e-9 * residual:
+            break
+        residual = left
+    return Forecast(alive, price(residual), tuple(values[:4].tolist()), residual)
+
+
+def forecast(x: Float[Tensor, "n *event"], *, price: Price, units: int) -> Forecast:
+    """How many directions of the data pay for themselves in a linear VAE, at most `units`.
 
     Local stability of the collapsed point only (Lucas 2019): a nonlinear model may do better.
 
     >>> x = torch.randn(4096, 3, dtype=torch.float64) * torch.tensor([3.0, 1.0, 0.1])
-    >>> forecast(x, e=0.25, units=3), forecast(x, e=0.25, units=1), forecast(x, e=100.0, units=3)
-    (2, 1, 0)
+    >>> forecast(x, price=lambda residual: 0.25, units=3).directions
+    2
     """
     flat = x.flatten(1).double()
-    values = torch.linalg.eigvalsh(torch.cov(flat.T).reshape(flat.shape[1], flat.shape[1]))
-    return min(units, int((values > critical_price(values, len(flat), e)).sum()))
+    values = torch.linalg.eigvalsh(torch.cov(flat.T).reshape(flat.shape[1], flat.shape[1])).clamp(min=0)
+    margin = critical_price(values, len(flat), 1.0)
+    return settled(values, float(values.sum()), float(flat.shape[1]), price, units, margin=margin)
+
+
+def forecast_cells(training: Cells, held_out: Cells, *, price: Price, units: int) -> Forecast:
+    """As `forecast`, for features with more cells than clips: directions of the training clips, their variance on the
+    held-out ones."""
+    values, valid = training
+    mean = (values * valid).sum(0) / valid.sum(0).clamp(min=1)
+    train, held = (((v - mean) * m).double() for v, m in (training, held_out))
+    ways = torch.linalg.svd(train, full_matrices=False).Vh
+    variances = (held @ ways.T).square().mean(0)
+    total, cells = float(held.square().sum(1).mean()), float(held_out[1].sum(1).double().mean())
+    return settled(variances, total, cells, price, units, margin=1.0)
 
 
 def rehearse(vae: VAE, regularizer: Regularizer, batch: Batch) -> Objective:
@@ -49,25 +110,15 @@ def rehearse(vae: VAE, regularizer: Regularizer, batch: Batch) -> Objective:
     return objective
 
 
-def declared_scale(vae: VAE) -> float | None:
-    """The fixed σ of a Gaussian likelihood on the data itself, or None where there is no such number."""
-    likelihood = getattr(vae, "likelihood", None)
-    on_features = getattr(vae, "features", None) is not None
-    if not isinstance(likelihood, NormalLikelihood) or not likelihood.fixed or on_features:
-        return None
-    return float(likelihood.scale)
-
-
-Cells = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]  # values and their validity, (clips, cells)
-
-
 def deviations(cells: Cells, mean: Float[Tensor, " cells"]) -> Float[Tensor, "clips cells"]:
     """Deviations from the mean over clips, each over √(cells of its clip): their squares sum to a mean."""
     values, valid = cells
     return (values - mean) * valid / valid.sum(1, keepdim=True).clamp(min=1).sqrt()
 
 
-def forecast_distance(training: list[Cells], held_out: list[Cells], *, beta: float, rounds: int = 4) -> int:
+def forecast_distance(
+    training: list[Cells], held_out: list[Cells], *, beta: float, units: int, rounds: int = 4
+) -> Forecast:
     """Directions of the data that pay for themselves under Σ over scales of a mean-reduced L1 of log features.
 
     Around a residual of sd s the L1 is quadratic, D ≈ const + Σ mean δ²/(s√(2π)), so a direction lives iff its
@@ -82,19 +133,22 @@ def forecast_distance(training: list[Cells], held_out: list[Cells], *, beta: flo
     cross = [(b @ a.T).double() for a, b in zip(train, held, strict=True)]
     energy = [b.square().sum().double() for b in held]
     spread, alive = [a.square().sum(1).mean().sqrt().double() for a in train], 0
+    e, variances = 0.5 * math.sqrt(2 * math.pi) * beta, torch.zeros(0)
     for _ in range(rounds):
         values, vectors = torch.linalg.eigh(sum(g / s for g, s in zip(inner, spread, strict=True)))
         kept = values > 1e-9 * values[-1]
         to_direction = vectors[:, kept] / values[kept].sqrt()
         scores = sum(k / s for k, s in zip(cross, spread, strict=True)) @ to_direction
-        living = scores.square().mean(0) > 0.5 * math.sqrt(2 * math.pi) * beta
+        variances = scores.square().mean(0)
+        living = variances > e
         scores, to_direction, alive = scores[:, living], to_direction[:, living], int(living.sum())
         left = (
             e - 2 * (k @ to_direction * scores).sum() + (scores @ (to_direction.T @ g @ to_direction) * scores).sum()
             for e, k, g in zip(energy, cross, inner, strict=True)
         )
         spread = [(part / len(held[0])).clamp(min=1e-12).sqrt() for part in left]
-    return alive
+    largest = variances.sort(descending=True).values[:4].tolist()
+    return Forecast(min(units, alive), e, tuple(largest), float(sum(s**2 for s in spread)))
 
 
 class FloorTable(NamedTuple):
@@ -133,10 +187,21 @@ class Survey(NamedTuple):
     units: int
     steps: int
     warmup_ends: int
-    directions: int | None = None
+    beta: float
+    forecast: Forecast | None = None
     decides: bool = False
     floor: FloorTable | None = None
     beta_effective: float | None = None
+
+    @property
+    def directions(self) -> int | None:
+        """How many directions are forecast to live."""
+        return self.forecast and self.forecast.directions
+
+    def as_dict(self) -> dict:
+        """The content of preflight.json."""
+        named = {"forecast": self.forecast, "floor": self.floor}
+        return self._asdict() | {name: part and part._asdict() for name, part in named.items()}
 
     def lines(self) -> list[str]:
         """Sentences for the terminal."""
@@ -149,11 +214,15 @@ class Survey(NamedTuple):
             )
             said += [f"warning: {self.floor.warning}"] if self.floor.warning else []
         if self.beta_effective is not None:
-            said.append(f"price: about {self.beta_effective:.2g} times the ELBO's own (an order of magnitude)")
-        if self.directions is not None:
+            roughly = ", an order of magnitude" if self.floor else ""
             said.append(
-                f"forecast: the data offers {self.directions} directions at this price, {self.units} units could "
-                "hold them"
+                f"price: beta {self.beta:.3g}, about {self.beta_effective:.2g} times the ELBO's own (beta_eff{roughly})"
+            )
+        if self.forecast is not None:
+            directions, e, largest, _ = self.forecast
+            said.append(
+                f"forecast: {directions} directions of the data pay for themselves, {self.units} units could hold "
+                f"them; a direction lives above e = {e:.3g}, the largest are {', '.join(f'{v:.3g}' for v in largest)}"
             )
         return said
 
@@ -161,16 +230,30 @@ class Survey(NamedTuple):
 def survey(
     vae: VAE, training: Batch, held_out: Batch, *, beta: float, units: int, steps: int, warmup_ends: int
 ) -> Survey:
-    """Forecast, floor table and price, for the likelihoods whose formulas are known (definitions of Lucas 2019 for a
-    fixed Gaussian on the data; the log term of a spectral distance)."""
-    plan = Survey(units, steps, warmup_ends)
-    scale, likelihood = declared_scale(vae), getattr(vae, "likelihood", None)
-    if scale is not None:
-        return plan._replace(directions=forecast(training.x, e=beta * scale**2, units=units), decides=True)
+    """Forecast, floor table and price, for the likelihoods whose formulas are known: elementwise ones on the data or on
+    fixed features of it (Lucas 2019), and the log term of a spectral distance."""
+    plan = Survey(units, steps, warmup_ends, beta)
+    likelihood, features = getattr(vae, "likelihood", None), getattr(vae, "features", None)
+    if (price := price_of(likelihood, beta)) is not None:
+        if features is None:
+            found = forecast(training.x, price=price, units=units)
+        else:
+            parts = [likelihood_cells(features, batch) for batch in (training, held_out)]
+            found = forecast_cells(*parts, price=price, units=units)
+        # beta is in nats, and the scale may not be the one that fits: what a nat costs beside the residual's own
+        effective = found.e / max(found.residual, 1e-300)
+        return plan._replace(forecast=found, decides=features is None, beta_effective=effective)
     if not isinstance(likelihood, SpectralLikelihood):
         return plan
     table = floor_table(likelihood, training.part(slice(0, 256)))
     cells = [likelihood.log_magnitudes(batch.x, batch.mask) for batch in (training, held_out)]
-    offered = min(units, forecast_distance(*cells, beta=beta))
+    found = forecast_distance(*cells, beta=beta, units=units)
     # as if each sample were Laplace with scale D̄/samples
-    return plan._replace(directions=offered, floor=table, beta_effective=beta * training.x[0].numel() / table.wrong)
+    return plan._replace(forecast=found, floor=table, beta_effective=beta * training.x[0].numel() / table.wrong)
+
+
+def likelihood_cells(features: LogMel, batch: Batch) -> Cells:
+    """The features a density is applied to, and which of their frames hold data."""
+    values = features(batch.x if batch.mask is None else batch.x * batch.mask)
+    frames = torch.ones_like(values[:, :1]) if batch.mask is None else frame_mask(batch.mask, features.size)[:, None]
+    return values.flatten(1), frames.to(values).expand_as(values).flatten(1)

@@ -65,7 +65,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
         monitor.knobs = {name: float(cfg[name]) for name in ("seed", "max_epochs", "lr", "latent_dim")}
     describe(module, plan)
     record_start(run, cfg, overrides, data)
-    run.write("preflight.json", plan._asdict() | {"floor": plan.floor and plan.floor._asdict()})
+    run.write("preflight.json", plan.as_dict())
     if cfg.preflight == "only":
         return Outcome("too_early", None, directory)
     resolved, started = cast(dict, OmegaConf.to_container(cfg, resolve=True)), []
@@ -197,7 +197,8 @@ def describe(module: Training, plan: Survey) -> None:
     parameters = sum(p.numel() for p in module.vae.parameters())
     log.info("model: %s, %d latent units, %s parameters", type(module.vae).__name__, plan.units, f"{parameters:,}")
     if table := getattr(module.vae, "parameter_table", None):
-        log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in table()))
+        for name, count, note in table():
+            log.info("  %-16s %11s  %s", name, f"{count:,}", note)
     if floor := getattr(module.regularizer, "floor", None):
         total = floor * plan.units
         log.info("free bits: %g nats per unit are free, %.3g in total; nothing pushes the KL up to them", floor, total)

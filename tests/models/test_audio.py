@@ -218,14 +218,31 @@ def test_uncapped_doubling_quadruples_every_stage_and_the_cap_stops_it():
     def table(**options) -> dict[str, int]:
         vae = audio_vae(event_shape=(65536,), pool="strided", capacity=2, **options)
         rows = vae.parameter_table()
-        assert sum(count for _, count in rows) == sum(p.numel() for p in vae.parameters())
-        return dict(rows)
+        assert sum(row.parameters for row in rows) == sum(p.numel() for p in vae.parameters())
+        return {row.name: row.parameters for row in rows}
 
     free, capped = table(max_channels=512), table(max_channels=16)
     ratios = [free[f"encoder stage {i + 1}"] / free[f"encoder stage {i}"] for i in range(2, 6)]
     assert all(3.5 < ratio < 4.5 for ratio in ratios)
     assert sum(free.values()) > 20 * sum(capped.values())
     assert capped["encoder stage 5"] == capped["encoder stage 4"]
+
+
+@pytest.mark.parametrize("pool", ["flatten", "strided"])
+@pytest.mark.parametrize("length", [256, 640, 1000, 8192])
+def test_dead_taps_are_those_without_gradient(length, pool):
+    """Counted by arithmetic, seen as taps whose gradient is exactly zero on dense input."""
+    vae = audio_vae(event_shape=(length,), pool=pool, dilations=(1, 3, 9))
+    stages = [*vae.encoder.stages, *vae.decoder.stages]
+    seen: dict[torch.nn.Module, int] = {}
+    for stage in stages:
+        stage.register_forward_pre_hook(lambda module, given: seen.update({module: given[0].shape[-1]}))
+    x = torch.randn(4, length)
+    vae.decoder(vae.encode(x).rsample()).square().sum().backward()
+    for stage in stages:
+        convolutions = [stage.conv, *(unit.wide for unit in stage.residual)]
+        silent = sum(int((conv.weight.grad.abs().sum((0, 1)) == 0).sum()) for conv in convolutions)
+        assert stage.dead_taps(seen[stage]) == silent
 
 
 def test_upsampling_leaves_no_checkerboard():

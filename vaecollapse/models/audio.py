@@ -1,7 +1,7 @@
 """A VAE of short recordings: residual convolutions, one latent vector per clip, flows by choice."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,12 +9,20 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..batch import Batch
-from ..nn.audio import POOLS, AudioDecoder, AudioEncoder, plan
+from ..nn.audio import POOLS, AudioDecoder, AudioEncoder, Down, Stage, Up, plan
 from ..nn.spectral import LogMel, frame_mask, median_rms
 from ..refusal import Refused
 from ..vae import VAE
 
 SHORTEST = 256
+
+
+class Part(NamedTuple):
+    """A line of the parameter table."""
+
+    name: str
+    parameters: int
+    note: str = ""
 
 
 class LogMelDensity(Distribution):
@@ -73,6 +81,7 @@ class AudioVAE(VAE):
             dilations=dilations,
             to_one=pool == "strided",
         )
+        self.layout, self.dilations = layout, tuple(dilations)
         self.encoder = AudioEncoder(plan=layout, pool=pool, units=residual_units)
         self.posterior_head = posterior(features=self.encoder.features, units=latent_dim)
         self.prior_head = prior(units=latent_dim)
@@ -129,23 +138,38 @@ class AudioVAE(VAE):
         if callable(calibrate):
             calibrate(batch.x, batch.mask)
 
-    def parameter_table(self) -> list[tuple[str, int]]:
-        """(stage, number of parameters), from the waveform down and up again; the sum is the whole model's."""
+    def parameter_table(self) -> list[Part]:
+        """The stages from the waveform down and up again; the parameters' sum is the whole model's."""
 
-        def count(*parts: nn.Module) -> int:
-            return sum(p.numel() for part in parts for p in part.parameters())
+        def part(name: str, *parts: nn.Module, note: str = "") -> Part:
+            return Part(name, sum(p.numel() for part in parts for p in part.parameters()), note)
 
-        down, up = self.encoder.stages, self.decoder.stages
+        lengths = [stage.length for stage in self.layout.stages]
+        notes = [self._note(stage) for stage in self.layout.stages]
+        down = zip(self.encoder.stages, lengths, notes, strict=True)
+        up = zip(reversed(list(self.decoder.stages)), [*lengths[1:], self.layout.length], notes, strict=True)
         return [
-            ("encoder input", count(self.encoder.first)),
-            *((f"encoder stage {i}", count(stage)) for i, stage in enumerate(down)),
-            ("posterior", count(self.posterior_head)),
-            ("prior", count(self.prior_head)),
-            ("decoder seed", count(self.decoder.seed)),
-            *((f"decoder stage {len(up) - 1 - i}", count(stage)) for i, stage in enumerate(up)),
-            ("decoder output", count(self.decoder.last)),
-            ("likelihood", count(self.likelihood)),
+            part("encoder input", self.encoder.first),
+            *(part(f"encoder stage {i}", stage, note=_dead(n, stage, t)) for i, (stage, t, n) in enumerate(down)),
+            part("posterior", self.posterior_head),
+            part("prior", self.prior_head),
+            part("decoder seed", self.decoder.seed),
+            *reversed(
+                [part(f"decoder stage {i}", stage, note=_dead(n, stage, t)) for i, (stage, t, n) in enumerate(up)]
+            ),
+            part("decoder output", self.decoder.last),
+            part("likelihood", self.likelihood),
         ]
+
+    def _note(self, stage: Stage) -> str:
+        out = [d for d in self.dilations if d not in stage.dilations]
+        kept = " ".join(map(str, stage.dilations)) or "none"
+        left_out = f" ({' '.join(map(str, out))} left out: wider than the stage)" if out else ""
+        return f"{stage.length} frames of {stage.channels}, dilations {kept}{left_out}"
+
+
+def _dead(note: str, stage: Down | Up, length: int) -> str:
+    return f"{note}, {stage.dead_taps(length)} dead taps"
 
 
 def _silenced(x: Tensor, mask: Tensor | None) -> Tensor:

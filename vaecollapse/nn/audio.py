@@ -56,6 +56,17 @@ def plan(*, length: int, capacity: int, max_channels: int, dilations: Sequence[i
     return Plan(tuple(stages), frames, min(capacity * 2 ** len(stages), max_channels))
 
 
+def dead_taps(*, length: int, kernel: int, stride: int = 1, dilation: int = 1, left: int, outputs: int) -> int:
+    """How many of a convolution's taps meet only padding: with `left` zeros before `length` frames, tap k of output j
+    reads frame j·stride + k·dilation − left.
+
+    >>> dead_taps(length=2, kernel=3, dilation=4, left=4, outputs=2), dead_taps(length=8, kernel=3, left=1, outputs=8)
+    (2, 0)
+    """
+    read = (any(0 <= j * stride + k * dilation - left < length for j in range(outputs)) for k in range(kernel))
+    return kernel - sum(read)
+
+
 def variance_preserving(module: M) -> M:
     """He initialisation for the leaky units used here; biases zero. Deep stacks without normalisation need it."""
     for part in module.modules():
@@ -90,6 +101,12 @@ def residual_units(stage: Stage, count: int) -> nn.Sequential:
     return nn.Sequential(*[ResidualUnit(channels=stage.channels, dilation=d) for d in chosen])
 
 
+def dead_in_residuals(units: nn.Sequential, length: int) -> int:
+    """Dead taps of a stage's dilated convolutions at `length` frames."""
+    dilations = [unit.wide.dilation[0] for unit in units]
+    return sum(dead_taps(length=length, kernel=3, dilation=d, left=d, outputs=length) for d in dilations)
+
+
 class Down(nn.Module):
     """The stage's residual units, then a strided convolution: ceil(length/stride) frames of `out` channels."""
 
@@ -104,6 +121,12 @@ class Down(nn.Module):
         frames = x.shape[-1]
         total = (math.ceil(frames / self.stride) + 1) * self.stride - frames
         return self.conv(F.pad(x, (self.stride // 2, total - self.stride // 2)))
+
+    def dead_taps(self, length: int) -> int:
+        """Taps of this stage, at an input of `length` frames, that never meet data."""
+        outputs, kernel = math.ceil(length / self.stride), self.conv.kernel_size[0]
+        strided = dead_taps(length=length, kernel=kernel, stride=self.stride, left=self.stride // 2, outputs=outputs)
+        return strided + dead_in_residuals(self.residual, length)
 
 
 class FiLM(nn.Module):
@@ -143,6 +166,18 @@ class Up(nn.Module):
     ) -> Float[Tensor, "batch out longer"]:
         x = self.conv(F.leaky_relu(x, SLOPE))[..., self.stride // 2 :][..., : self.length]
         return self.residual(x if self.film is None else self.film(x, z))
+
+    def dead_taps(self, length: int) -> int:
+        """Taps of this stage, at an input of `length` frames, whose outputs are all cut off."""
+        # the transposed convolution's tap k writes output j·stride + k; stride // 2 are cut off before `self.length`
+        strided = dead_taps(
+            length=self.length,
+            kernel=self.conv.kernel_size[0],
+            stride=self.stride,
+            left=self.stride // 2,
+            outputs=length,
+        )
+        return strided + dead_in_residuals(self.residual, self.length)
 
 
 class TimePool(nn.Module):
