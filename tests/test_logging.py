@@ -39,7 +39,8 @@ def records(directory: Path) -> list[dict]:
 
 def own(item: dict) -> dict:
     """A history item or a line of metrics.jsonl without what belongs to the logger."""
-    return {name: value for name, value in item.items() if not name.startswith(("_", "trainer/")) and name != "step"}
+    logger_s = ("_", "trainer/", "val/units/")
+    return {name: value for name, value in item.items() if not name.startswith(logger_s) and name != "step"}
 
 
 @pytest.mark.parametrize("job", [0, 1])
@@ -47,7 +48,8 @@ def test_wandb_keeps_the_numbers_of_the_run_directory(jobs, job: int) -> None:
     """Every line, in order, to the last digit; and each job of a sweep is a W&B run of its own."""
     history = [record["history"]["item"] for record in records(jobs[job]) if record["type"] == "history"]
     lines = Run(jobs[job]).lines("metrics.jsonl")
-    assert [(item["trainer/global_step"], own(item)) for item in history] == [(row["step"], own(row)) for row in lines]
+    told = [(item["trainer/global_step"], own(item)) for item in history if own(item)]
+    assert told == [(row["step"], own(row)) for row in lines]
     names = {name for item in history for name in item}
     assert {"val/latent/rate", "val/latent/gap", "collapse/verdict", "train/objective/weight_applied"} <= names
 
@@ -58,6 +60,38 @@ def test_wandb_knows_the_configuration_of_each_run(jobs) -> None:
         said = json.dumps([record["run"] for record in records(jobs[job]) if record["type"] == "run"]
                           + [record for record in records(jobs[job]) if record["type"] == "config"])  # fmt: skip
         assert f'"beta": {beta}' in said.replace(f"{beta}.0", str(beta))
+
+
+def test_wandb_gets_a_histogram_of_each_series_over_units(jobs) -> None:
+    """And its counts add up to the units."""
+    items = [record["history"]["item"] for record in records(jobs[0]) if record["type"] == "history"]
+    last = [item for item in items if "val/units/kl.values" in item][-1]
+    assert sum(last["val/units/kl.values"]) == 5
+    assert {"val/units/sigma._type", "val/units/var_mean._type"} <= {name for item in items for name in item}
+
+
+def test_wandb_is_alerted_of_alarms_and_verdicts(jobs) -> None:
+    """β = 8 lies above the data's largest eigenvalue: known before step 1."""
+    alerts = [[r["alert"]["title"] for r in records(job) if r["type"] == "alert"] for job in jobs]
+    assert "alarm forecast_collapse" in alerts[1]
+    assert not [title for title in alerts[0] if title.startswith("alarm")]
+    assert all(any(title.startswith("verdict ") for title in titles) for titles in alerts)
+
+
+def test_tensorboard_gets_scalars_histograms_and_alarms(tmp_path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    directory = trained(tmp_path, "beta=8", "logger=tensorboard", f"logger.csv.directory={tmp_path}",
+                        f"logger.tensorboard.save_dir={tmp_path}")  # fmt: skip
+    events = EventAccumulator(str(directory / "tensorboard")).Reload()
+    assert events.Histograms("val/units/kl")[-1].histogram_value.num == 5
+    (alarm, *_) = events.Tensors("collapse/alarms/text_summary")
+    assert b"forecast_collapse" in alarm.tensor_proto.string_val[0] and alarm.step == 0
+    rates = {event.step: event.value for event in events.Scalars("val/latent/gap")}
+    kept = {
+        row["step"]: row["val/latent/gap"] for row in Run(directory).lines("metrics.jsonl") if "val/latent/gap" in row
+    }
+    assert rates == pytest.approx(kept, rel=1e-6, abs=1e-7)
 
 
 def trained(folder: Path, *overrides: str) -> Path:

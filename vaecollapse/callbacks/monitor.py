@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.distributions import Distribution
@@ -26,6 +27,7 @@ from ..refusal import Refused
 from ..run import Run
 from ..training import Training
 from .foreign import Decode, Distance, Latents
+from .offers import offer_histogram, offer_text
 from .probes import Probe, foreign_probe, own_probe
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,17 @@ def all_detectors() -> dict[str, Detector]:
         "price_of_a_nat": PriceOfANat(),
         "mutual_information": MutualInformation(),
     }
+
+
+class Look(NamedTuple):
+    """What one reading brought: the alarms that were not sounding before, and the per-unit series of the held-out
+    probe (none between full readings)."""
+
+    step: int
+    verdict: Verdict | None  # None before training, when only the forecast can sound
+    changed: bool
+    alarms: set[str]
+    series: Mapping[str, np.ndarray]
 
 
 class CollapseMonitor(Callback):
@@ -110,6 +123,7 @@ class CollapseMonitor(Callback):
         self.probes: dict[Split, Probe] = {}
         self.last_look = self.last_full = 0
         self.reading = False
+        self.listeners: list[Callable[[Look], None]] = []
 
     # --- when to read
 
@@ -122,6 +136,7 @@ class CollapseMonitor(Callback):
 
         if self.survey and self.survey.directions == 0:
             self.sound(trainer, {"forecast_collapse"})
+            self.tell(Look(0, None, False, {"forecast_collapse"}, {}))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -210,8 +225,14 @@ class CollapseMonitor(Callback):
         where = {"step": trainer.global_step, "epoch": trainer.current_epoch}
         for alarm in sorted(alarms):
             log.warning("step %d: alarm %s", trainer.global_step, alarm)
+            for logger in trainer.loggers:
+                offer_text(logger, "collapse/alarms", alarm, trainer.global_step)
             if self.run and trainer.is_global_zero:
                 self.run.append("events.jsonl", {**where, "event": "alarm", "alarm": alarm})
+
+    def tell(self, look: Look) -> None:
+        for listen in self.listeners:
+            listen(look)
 
     def record(
         self,
@@ -230,9 +251,12 @@ class CollapseMonitor(Callback):
         logged |= {"collapse/verdict": float(STATES.index(verdict.verdict)), "collapse/alarm": float(bool(alarms))}
         for logger in trainer.loggers:
             logger.log_metrics(logged, trainer.global_step)
+            for name, values in series.items():
+                offer_histogram(logger, f"val/units/{name}", values, trainer.global_step)
         changed = self.verdict is None or self.verdict.verdict != verdict.verdict
-        self.sound(trainer, alarms - self.alarms)
-        self.alarms = alarms
+        fresh, self.alarms = alarms - self.alarms, alarms
+        self.sound(trainer, fresh)
+        self.tell(Look(trainer.global_step, verdict, changed, fresh, series))
         if self.run is None or not trainer.is_global_zero:
             return
         where = {"step": trainer.global_step, "epoch": trainer.current_epoch}

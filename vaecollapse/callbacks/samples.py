@@ -5,9 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 import soundfile as sf
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from ..batch import Batch
@@ -15,6 +13,7 @@ from ..evaluation import quiet
 from ..pictures import grid, spectrogram, write_png
 from ..sampling import aggregate, decode, interpolation, prior_samples, reconstructions, traversals
 from ..training import Training
+from .offers import offer_sounds
 from .probes import own_probe
 
 
@@ -56,7 +55,7 @@ class AudioSamples(Callback):
         sheet = grid([[spectrogram(waveform) for waveform in waveforms] for waveforms in sounds.values()])
         write_png(folder / "spectrograms.png", sheet)
         for logger in trainer.loggers:
-            offer(logger, sounds, sheet, rate, trainer.global_step)
+            offer_sounds(logger, sounds, sheet, rate, trainer.global_step)
 
     def sounds(self, module: Training, batch: Batch) -> dict[str, np.ndarray]:
         """Waveforms by kind, (clips, time) each; file names sort by kind and number."""
@@ -72,17 +71,3 @@ class AudioSamples(Callback):
                 made[f"traversal_{i + 1}"] = walk
             made["interpolation"] = interpolation(vae, elbo.z[0], elbo.z[-1])
         return {name: waveforms.float().clamp(-1, 1).cpu().numpy() for name, waveforms in made.items()}
-
-
-def offer(logger: Logger, sounds: dict[str, np.ndarray], sheet: np.ndarray, rate: int, step: int) -> None:
-    """Hands sounds and their sheet to a logger in the form it takes (W&B's log_audio, TensorBoard's writer)."""
-    taker: Any = logger
-    if hasattr(taker, "log_audio"):
-        for name, waveforms in sounds.items():
-            taker.log_audio(f"samples/{name}", list(waveforms), step=step, sample_rate=[rate] * len(waveforms))
-        taker.log_image("samples/spectrograms", [sheet], step=step)
-    elif hasattr(getattr(taker, "experiment", None), "add_audio"):
-        for name, waveforms in sounds.items():
-            for i, waveform in enumerate(waveforms):
-                taker.experiment.add_audio(f"samples/{name}_{i}", torch.from_numpy(waveform)[None], step, rate)
-        taker.experiment.add_image("samples/spectrograms", sheet, step, dataformats="HWC")

@@ -1,0 +1,38 @@
+"""What a logger is handed beside scalars, in the form it takes; one that takes nothing of the kind is passed over."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger
+
+
+def takes(logger: Logger, method: str) -> bool:
+    """Has the logger's writer this method (TensorBoard's `add_audio`, `add_histogram` …)?"""
+    return hasattr(getattr(logger, "experiment", None), method)
+
+
+def offer_sounds(logger: Logger, sounds: dict[str, np.ndarray], sheet: np.ndarray, rate: int, step: int) -> None:
+    """Waveforms (clips, time) by name, and the sheet of their spectrograms (height, width, 3)."""
+    taker: Any = logger
+    if hasattr(taker, "log_audio"):
+        for name, waveforms in sounds.items():
+            taker.log_audio(f"samples/{name}", list(waveforms), step=step, sample_rate=[rate] * len(waveforms))
+        taker.log_image("samples/spectrograms", [sheet], step=step)
+    elif takes(logger, "add_audio"):
+        for name, waveforms in sounds.items():
+            for i, waveform in enumerate(waveforms):
+                taker.experiment.add_audio(f"samples/{name}_{i}", torch.from_numpy(waveform)[None], step, rate)
+        taker.experiment.add_image("samples/spectrograms", sheet, step, dataformats="HWC")
+
+
+def offer_histogram(logger: Logger, name: str, values: np.ndarray, step: int) -> None:
+    """One number per latent unit."""
+    if takes(logger, "add_histogram"):
+        logger.experiment.add_histogram(name, values.ravel(), step)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def offer_text(logger: Logger, name: str, text: str, step: int) -> None:
+    """A sentence; angle brackets and the like stay what they are, TensorBoard renders markdown."""
+    if takes(logger, "add_text"):
+        logger.experiment.add_text(name, f"    {text}", step)  # pyright: ignore[reportAttributeAccessIssue]
