@@ -1,10 +1,10 @@
-"""`python -m vaecollapse train …`: the same as `vaecollapse-train …`."""
+"""`python -m vaecollapse train …`: the same as `vaecollapse-train …`, and so for every verb."""
 
 import sys
 
 from . import cli
 
-VERBS = {"train": cli.train}
+VERBS = {"train": cli.train, "evaluate": cli.evaluate}
 
 
 def main() -> int:

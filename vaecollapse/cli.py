@@ -1,38 +1,76 @@
-"""The command line: `vaecollapse-train`. The only hydra.main and the only print; nothing heavy is imported before
-the configuration is valid."""
+"""The command line: `vaecollapse-train` and `vaecollapse-evaluate`. The only hydra.main and the only print; nothing
+heavy is imported before the configuration is valid."""
 
+import contextlib
+import io
+import itertools
 import logging
 import os
 import re
+import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from . import __version__
 from .refusal import Refused
 
-NAME = "vaecollapse-train"
+NAME, EVALUATE = "vaecollapse-train", "vaecollapse-evaluate"
+WHOLE_ERRORS = "HYDRA_FULL_ERROR"
+CLAIM = ".running"  # in a run directory while the run is under way
 FAILED, USAGE, FAIL_ON, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 
 
 def train() -> int:
     """Trains, prints the verdict, and returns the exit code."""
     argv = sys.argv[1:]
+    _speak_any_locale()
     if "--version" in argv:
         print(f"vaecollapse {__version__}")
         return 0
     if "--help" in argv or "-h" in argv:
-        print(help_text(argv))
+        with _an_open_pipe():
+            print(help_text(argv), flush=True)
+        return 0
+    import hydra
+
+    from . import config
+    from .resuming import replayed
+
+    config.register()
+    session = Session(argv)
+    try:
+        if "LOCAL_RANK" not in os.environ:  # the other processes of a run are given the whole line
+            sys.argv[1:] = replayed(argv)
+    except Refused as refusal:
+        session.say(str(refusal))
+        return FAILED
+    # a plain function: Hydra asks it for its module and name
+    main = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name="train")(
+        lambda cfg: session.job(cfg)
+    )
+    return session.run(main)
+
+
+def evaluate() -> int:
+    """Measures a trained run on a split, prints the figures, and returns the exit code."""
+    argv = sys.argv[1:]
+    if "--version" in argv:
+        print(f"vaecollapse {__version__}")
+        return 0
+    if "--help" in argv or "-h" in argv:
+        print(evaluate_help_text())
         return 0
     import hydra
 
     from . import config
 
     config.register()
-    session = Session(argv)
-    # a plain function: Hydra asks it for its module and name
-    main = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name="train")(
+    session = EvaluateSession(argv)
+    main = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name="evaluate")(
         lambda cfg: session.job(cfg)
     )
     return session.run(main)
@@ -41,17 +79,26 @@ def train() -> int:
 class Session:
     """One command: one job, or the jobs of a sweep, and the exit code after the last of them."""
 
+    name = NAME
+
     def __init__(self, argv: Sequence[str]) -> None:
         self.argv = list(argv)
         self.jobs = 0
         self.codes: set[int] = {0}
         self.said: set[str] = set()
         self.sweep_directory: Path | None = None
+        self.start = Path.cwd()
+        self.whole_errors = os.environ.get(WHOLE_ERRORS) == "1"
 
     def run(self, main: Callable[[], None]) -> int:
-        """Hands over to Hydra; what Hydra refuses before the first job gets the nearest names."""
+        """Hands over to Hydra; what Hydra refuses before the first job becomes sentences, with the nearest names."""
+        os.environ[WHOLE_ERRORS] = "1"  # Hydra then raises its errors and prints nothing: the words are ours
         try:
             main()
+        except Exception as error:
+            if self.whole_errors:
+                raise
+            return self.failed(error)
         except KeyboardInterrupt:
             return self.interrupted()
         except SystemExit as stop:
@@ -63,6 +110,9 @@ class Session:
             if stop.code and not self.jobs:
                 self.suggest()
             return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        finally:
+            if not self.whole_errors:
+                os.environ.pop(WHOLE_ERRORS, None)
         if self.sweep_directory is not None:
             _remove_if_only(self.sweep_directory, {"multirun.yaml"})
         # a refusal outranks a verdict
@@ -76,20 +126,31 @@ class Session:
         self.jobs += 1
         directory = Path(HydraConfig.get().runtime.output_dir)
         try:
+            directory = directory if cfg.get("resume") else self.claimed(directory)
             self.attempt(cfg, directory)
+        except (KeyboardInterrupt, SystemExit):
+            self.go_on(directory)
+            raise
         except (Refused, InstantiationException) as error:
-            refusal = _refusal(error)
-            if refusal is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if self.whole_errors:
                 raise
-            self.say(str(refusal))
+            self.say(str(_refusal(error) or _sentence(error)))
             self.codes.add(FAILED)
+        except BrokenPipeError:  # `| head` has seen enough
+            _close_pipe()
         except OSError as error:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if self.whole_errors:
                 raise
             self.say(f"{error}: give the run a folder it can write to, hydra.run.dir=…, with room on its disk")
+            self.go_on(directory)
             self.codes.add(FAILED)
+        except Exception:
+            self.go_on(directory)
+            raise
         finally:
-            _remove_if_only(directory, set())
+            (directory / CLAIM).unlink(missing_ok=True)
+            if directory not in (self.start, *self.start.parents):
+                _remove_if_only(directory, set())
             if self.is_sweep():
                 self.sweep_directory = directory.parent
 
@@ -99,7 +160,7 @@ class Session:
         from . import config
 
         context = HydraConfig.get()
-        overrides = list(context.overrides.task)
+        overrides = _typed(context)
         if self.is_sweep():
             self.say(f"job {context.job.num}: {' '.join(overrides)}")
         config.check(cfg)
@@ -113,10 +174,53 @@ class Session:
             sys.path.append(os.getcwd())
         from .tasks import train as task
 
+        config.check_kinds(cfg)
         outcome = task(cfg, directory, overrides)
         show(outcome.diagnosis, directory)
-        if outcome.verdict in cfg.fail_on:
+        if outcome.diagnosis is None and outcome.verdict == "inconclusive":
+            self.say("no verdict: the run had no callback.collapse_monitor, or it ended before a reading")
+        if outcome.verdict in config.listed(cfg.fail_on):
             self.codes.add(FAIL_ON)
+
+    def claimed(self, directory: Path) -> Path:
+        """The run's directory, this run's alone: of two that start in the same microsecond one gets another name."""
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import read_write
+
+        if "LOCAL_RANK" in os.environ:  # a further process of a run that has its directory
+            return directory
+        context: Any = HydraConfig.get()
+        first = directory
+        for number in itertools.count(2):
+            directory.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                (directory / CLAIM).touch(exist_ok=False)
+                if not (directory / "config.yaml").exists():
+                    break
+                (directory / CLAIM).unlink()
+            if any(line.startswith(("hydra.run.dir=", "hydra.sweep.")) for line in context.overrides.hydra):
+                raise Refused(f"{directory} holds a run already: give this one a folder of its own")
+            directory = first.with_name(f"{first.name}-{number}")
+        with read_write(context.runtime):
+            context.runtime.output_dir = str(directory)
+        return directory
+
+    def go_on(self, directory: Path) -> None:
+        """The command that takes up what was interrupted, where a checkpoint is left."""
+        if (directory / "checkpoints" / "last.ckpt").exists():
+            directory = directory.relative_to(self.start) if directory.is_relative_to(self.start) else directory
+            self.say(f"go on with: {self.name} {shlex.quote(f'resume={directory}')}")
+
+    def failed(self, error: Exception) -> int:
+        """The exit code for what Hydra raised. After a job has begun it is a bug, and a bug shows its traceback."""
+        if self.jobs:
+            traceback.print_exception(error)
+        elif isinstance(error, OSError) and not _is_hydras(error):
+            self.say(f"{error}: give the run a folder it can write to, hydra.run.dir=…")
+        else:
+            self.say(_sentence(error))
+            self.suggest()
+        return FAILED
 
     def is_sweep(self) -> bool:
         from hydra.core.hydra_config import HydraConfig
@@ -147,28 +251,102 @@ class Session:
         """One line on stderr, once."""
         if sentence not in self.said:
             self.said.add(sentence)
-            print(f"{NAME}: {sentence}", file=sys.stderr)
+            print(f"{self.name}: {sentence}", file=sys.stderr)
 
     def interrupted(self) -> int:
         self.say("interrupted")
         return INTERRUPTED
 
 
-def show(verdict, directory: Path) -> None:
-    """The table at the end, on stdout: it is what the command was asked for."""
-    from rich.console import Console
+class EvaluateSession(Session):
+    """As a training's, with another task."""
 
-    from .table import verdict_table
+    name = EVALUATE
+
+    def attempt(self, cfg, directory: Path) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        from . import config, loading
+
+        overrides = _typed(HydraConfig.get())
+        if self.is_sweep():
+            self.say(f"job {HydraConfig.get().job.num}: {' '.join(overrides)}")
+        config.check_evaluation(cfg)
+        loading.run_directory(cfg.run)
+        _show_log()
+        if cfg.trust and os.getcwd() not in sys.path:  # else nothing of the folder one stands in is imported
+            sys.path.append(os.getcwd())
+        from .tasks import evaluate as task
+
+        outcome = task(cfg, directory, overrides)
+        show_evaluation(outcome)
+
+    def suggest(self) -> None:
+        import difflib
+
+        names = [name for name, *_ in _evaluate_keys()]
+        for line in _overrides(self.argv):
+            key = line.lstrip("+~").partition("=")[0]
+            if key == "overrides":
+                self.say("overrides are quoted one by one: \"overrides=['dataset.root=/new/place']\"")
+            if key not in names and (near := difflib.get_close_matches(key, names, n=1)):
+                self.say(f"{key} (did you mean {near[0]}?)")
+
+
+def show_evaluation(outcome) -> None:
+    """The table of an evaluation, on stdout."""
+    from .table import evaluation_table
+
+    _show_tables(outcome.directory, evaluation_table(outcome.verdict, outcome.figures, outcome.what))
+
+
+def _show_tables(directory: Path, *tables) -> None:
+    from rich.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120
-    if verdict is not None:
+    for table in tables:
         console.print()
-        console.print(verdict_table(verdict), soft_wrap=True)  # a command must survive being copied
+        console.print(table, soft_wrap=True)  # a command must survive being copied
     if directory.is_relative_to(Path.cwd()):
         directory = directory.relative_to(Path.cwd())
     console.print(f"{'run':>10}  {directory}", style="dim", soft_wrap=True)
+
+
+def show(verdict, directory: Path) -> None:
+    """The table at the end, on stdout: it is what the command was asked for."""
+    from .table import verdict_table
+
+    _show_tables(directory, *([] if verdict is None else [verdict_table(verdict)]))
+
+
+def _speak_any_locale() -> None:
+    """σ and … come out as ? where the terminal has no such letters, and stop nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+@contextlib.contextmanager
+def _an_open_pipe() -> Iterator[None]:
+    """Whoever reads may stop reading (`| head`)."""
+    try:
+        yield
+    except BrokenPipeError:
+        _close_pipe()
+
+
+def _close_pipe() -> None:
+    """What is still to be written to stdout goes nowhere, without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _typed(context) -> list[str]:
+    """The job's overrides as they were typed, `${…}` unresolved."""
+    from omegaconf import OmegaConf
+
+    return [str(line) for line in cast(list, OmegaConf.to_container(context.overrides.task))]
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
@@ -185,6 +363,27 @@ def _refusal(error: BaseException | None) -> Refused | None:
     while error is not None and not isinstance(error, Refused):
         error = error.__cause__
     return error
+
+
+def _sentence(error: Exception) -> str:
+    """What Hydra or OmegaConf objects to, without their indentation and their advice to developers."""
+    from hydra.errors import OverrideParseException
+
+    if isinstance(error, OverrideParseException) and "sweep" not in error.message.lower():
+        return (
+            f"{textwrap.shorten(error.override, 200)} cannot be read: write key=value, a value with signs or spaces in "
+            """quotes inside quotes, such as 'dataset.root="my sounds"'"""
+        )
+    text = f"{error}\n{error.__cause__ or ''}" if _is_hydras(error) else str(error)
+    lines = [line.strip() for line in text.partition("Config search path:")[0].splitlines()]
+    told = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_type="))]
+    if not told or type(error).__module__ == "builtins":
+        told = [f"this command line cannot be read ({type(error).__name__}: {' '.join(told)})"]
+    return textwrap.shorten(" · ".join(dict.fromkeys(told)), 800, placeholder=" …")
+
+
+def _is_hydras(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] == "hydra"
 
 
 def _remove_if_only(directory: Path, names: set[str]) -> None:
@@ -269,6 +468,48 @@ flags
 exit codes
   0 done   1 refused or failed   2 wrong usage   3 a verdict listed in fail_on   130 interrupted   143 terminated
   HYDRA_FULL_ERROR=1 in the environment shows whole tracebacks."""
+
+
+EVALUATE_HELP = """\
+Measures a trained run from its directory alone: every reading of the latent on a split, the verdict on them, D, R and
+the ELBO, the importance-weighted NLL (where the likelihood is a density), and the error of reconstructions.
+
+usage: {name} run=DIR [key=value …]
+
+examples
+  {name} run=outputs/train/<time>
+      the best checkpoint on the test split
+  {name} run=outputs/train/<time> split=validation checkpoint=last
+      the numbers that the training printed
+  {name} run=copied "overrides=['dataset.root=/new/place']"
+      the data lie elsewhere on this machine
+  {name} run=outputs/train/<time> samples=1000 examples=256
+      a tighter bound on fewer examples
+  {name} run=theirs 'trust=[their_pkg]'
+      its model is a class of theirs, which is imported
+
+keys
+{keys}
+A run directory is data: nothing in it is executed, and its configuration may name classes of vaecollapse, torch.nn,
+torch.optim and lightning.pytorch, and those of the packages in trust. The result is written to
+outputs/evaluate/<time>/: evaluation.json, config.yaml, provenance.json.
+
+exit codes
+  0 done   1 refused or failed   2 wrong usage   130 interrupted   143 terminated
+  HYDRA_FULL_ERROR=1 in the environment shows whole tracebacks."""
+
+
+def _evaluate_keys() -> list[tuple[str, str, str]]:
+    """(key, default, meaning), as conf/evaluate.yaml has them."""
+    from . import config
+
+    return re.findall(r"^(\w+): (\S+) *# (.*)$", (config.folder() / "evaluate.yaml").read_text("utf-8"), re.M)
+
+
+def evaluate_help_text() -> str:
+    """Purpose, examples, and every key."""
+    lines = [f"  {name + '=' + value:<20} {meaning}\n" for name, value, meaning in _evaluate_keys()]
+    return EVALUATE_HELP.format(name=EVALUATE, keys="".join(lines))
 
 
 def help_text(argv: Sequence[str]) -> str:

@@ -4,8 +4,11 @@ Knows Hydra and OmegaConf and nothing else of the package.
 """
 
 import difflib
+import inspect
 import math
 import re
+import types
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,8 +19,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from .prescriptions import STATES
@@ -26,8 +29,12 @@ from .refusal import Refused
 # what a run is built from: an override that changes none of these changes nothing
 ROOTS = ("model", "regularizer", "dataset", "optimizer", "trainer", "callback", "seed")
 # readings, their output and the exit code are no part of what is built
-EXEMPT = ("detector", "logger", "fail_on", "preflight", "hydra")
+EXEMPT = ("detector", "logger", "fail_on", "preflight", "resume", "init_from", "trust", "hydra")
+# what cannot be left out, and what may hold several by their names
+ONE = ("dataset", "model", "regularizer", "optimizer", "trainer")
+SEVERAL = ("detector", "callback", "logger")
 ELSE = "another value"
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def folder() -> Path:
@@ -52,7 +59,10 @@ class Knobs:
     seed: int = MISSING
     max_epochs: int = MISSING
     preflight: str = "run"
-    fail_on: list[str] = field(default_factory=list)
+    resume: str | None = None
+    init_from: str | None = None
+    trust: list[str] = field(default_factory=list)
+    fail_on: Any = field(default_factory=list)  # one verdict or a list
 
     def __post_init__(self) -> None:
         if self.warmup > 1:
@@ -82,8 +92,8 @@ class Knobs:
             raise Refused(f"lr must be a finite number above 0, but lr={self.lr:g}: try lr=0.001")
         if self.preflight not in ("run", "only"):
             raise Refused(f"preflight={self.preflight} is neither run nor only: preflight=only stops before step 1")
-        if unknown := [name for name in self.fail_on if name not in STATES]:
-            near = _nearest(unknown[0], STATES)
+        if unknown := [name for name in listed(self.fail_on) if name not in STATES]:
+            near = _nearest(str(unknown[0]), STATES)
             raise Refused(f"fail_on={unknown[0]} is no verdict{near}: take some of {', '.join(STATES)}")
 
 
@@ -104,26 +114,162 @@ class TrainSchema(Knobs):
     logger: Any = None
 
 
+def listed(value: Any) -> list[Any]:
+    """One thing as a list of one, null as none."""
+    return [] if value is None else list(value) if isinstance(value, list | ListConfig) else [value]
+
+
+@dataclass
+class EvaluateSchema:
+    """conf/evaluate.yaml: its meanings and defaults stand there, the ranges here."""
+
+    run: str = MISSING
+    split: str = MISSING
+    checkpoint: str = MISSING
+    samples: int = MISSING
+    examples: int | None = None
+    device: str = MISSING
+    seed: int | None = None
+    trust: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name, options in (("split", ("train", "validation", "test")), ("checkpoint", ("best", "last"))):
+            if (value := getattr(self, name)) not in options:
+                raise Refused(f"{name}={value}{_nearest(value, options)} is none of {', '.join(options)}")
+        for name, example in (("samples", 64), ("examples", 512)):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise Refused(f"{name} must be at least 1, but {name}={value}: try {name}={example}")
+        if self.seed is not None and not 0 <= self.seed < 2**32:
+            raise Refused(f"seed must lie from 0 to below 2**32, but seed={self.seed}: try seed=0")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise Refused(f"device={self.device} is not known: try device=cpu or device=cuda")
+        if wrong := [name for name in self.trust if not name.isidentifier()]:
+            raise Refused(f"trust={wrong[0]} is no top-level package: give its bare name, such as trust=[my_pkg]")
+        if wrong := [line for line in self.overrides if not re.fullmatch(r"dataset(\.[A-Za-z]\w*)+=.*", line)]:
+            raise Refused(
+                f"overrides={wrong[0]} is no key of the run's dataset: give such as "
+                "\"overrides=['dataset.root=/new/place']\"; what else the run was stays as it was"
+            )
+
+
 KNOBS = tuple(knob.name for knob in fields(Knobs))
 
 
 def register() -> None:
     """Gives Hydra the schema; call it before anything is composed."""
     ConfigStore.instance().store(name="schema", node=TrainSchema)
+    ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
 
 
 def check(cfg: DictConfig) -> None:
     """Raises Refused where a knob is out of range, a value is missing or an interpolation leads nowhere."""
-    OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Knobs), OmegaConf.masked_copy(cfg, list(KNOBS))))
-    if missing := [key for key, value in _dotted(OmegaConf.to_container(cfg)) if value == MISSING]:
-        raise Refused(f"{missing[0]} has no value and no default: type {missing[0]}=…")
-    for root in ROOTS:
+    if gone := [knob for knob in KNOBS if knob not in cfg]:
+        raise Refused(f"{gone[0]} is needed and was taken out: leave ~{gone[0]} away")
+    for root in (*KNOBS, *(str(key) for key in cfg if key not in KNOBS)):
         try:
             _resolved(cfg, root)
-        except InterpolationResolutionError as error:
+        except (OmegaConfBaseException, RecursionError) as error:
             # a composed configuration is checked outside a job too, where ${hydra:…} has no value yet
             if "HydraConfig was not set" not in str(error):
                 raise Refused(f"{root} cannot be resolved: {str(error).splitlines()[0]}") from error
+    try:
+        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Knobs), OmegaConf.masked_copy(cfg, list(KNOBS))))
+    except OmegaConfBaseException as error:
+        key, reason = error.full_key or "a knob", str(error).splitlines()[0]
+        raise Refused(f"{key} has a value of another kind than it needs: {reason}") from error
+    leaves = list(_dotted(OmegaConf.to_container(cfg)))
+    if missing := [key for key, value in leaves if value == MISSING]:
+        raise Refused(f"{missing[0]} has no value and no default: type {missing[0]}=…")
+    if undefined := [key for key, value in leaves if value != value]:
+        raise Refused(f"{undefined[0]} is nan, which is no number to work with: type {undefined[0]}=… with a number")
+    _check_nodes(cfg)
+
+
+def _check_nodes(cfg: DictConfig) -> None:
+    """Raises Refused where a group does not hold what is built from it."""
+    for name in ONE:
+        if not _builds(cfg.get(name)):
+            raise Refused(f"{name} must be one option with a class to build (_target_): see ls conf/{name}, or --help")
+    for name in SEVERAL:
+        members = cfg.get(name)
+        if members is not None and not isinstance(members, DictConfig):
+            raise Refused(f"{name} must hold options by their names: {name}=[…], see ls conf/{name}, or --help")
+        for key, member in (members or {}).items():
+            if not _builds(member):
+                raise Refused(
+                    f"{name}.{key} must be an option with a class to build (_target_): leave it out with ~{name}.{key}"
+                )
+    if not cfg.get("detector") and "collapse_monitor" in (cfg.get("callback") or {}):
+        raise Refused(
+            "detector names no reading, so there could be no verdict: leave it out for all of them, "
+            "or type ~callback.collapse_monitor to train without a verdict"
+        )
+
+
+def _builds(node: Any) -> bool:
+    return isinstance(node, DictConfig) and isinstance(node.get("_target_"), str)
+
+
+# ---- kinds of values, by the signatures of the classes they go to
+
+
+def check_kinds(cfg: DictConfig) -> None:
+    """Raises Refused where a class of ours, or of Lightning and torch, is given a value of another kind than it asks
+    for. Imports these classes."""
+    for path, node in [("", OmegaConf.to_container(cfg, resolve=True)), *_nodes(cfg)]:
+        target = node.get("_target_") if isinstance(node, dict) else None
+        if isinstance(target, str) and target.startswith(("vaecollapse.", "lightning.", "torch.optim.")):
+            _check_arguments(path, target, node)
+
+
+def _nodes(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+    return _dotted(OmegaConf.to_container(cfg, resolve=True))
+
+
+def _check_arguments(path: str, target: str, node: Mapping[str, Any]) -> None:
+    try:
+        parameters = inspect.signature(hydra.utils.get_object(target)).parameters
+        hints = typing.get_type_hints(getattr(hydra.utils.get_object(target), "__init__", None))
+    except (HydraException, ImportError, AttributeError, TypeError, ValueError, NameError):
+        return  # whoever builds it says what is wrong with it
+    for name in [name for name in node if name in parameters and name in hints]:
+        value, default = node[name], parameters[name].default
+        shown = "null" if value is None else value
+        advice = f"try {path}.{name}={default}" if isinstance(default, int | float | str) else "give another"
+        if value != default and not _fits(value, hints[name]):
+            kind = KINDS.get(hints[name], "what is needed there")
+            raise Refused(f"{path}.{name}={shown} is not {kind}: {advice}")
+        numbers = [n for n in listed(value) if isinstance(n, int | float)]
+        if target.startswith("vaecollapse.") and not all(-(2**63) <= n < 2**63 for n in numbers):
+            raise Refused(f"{path}.{name}={shown} is beyond any number it could take: {advice}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Could a value of a configuration be what the annotation asks for? True where the annotation does not tell."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is typing.Literal:
+        return value in parts
+    if hint in (int, float):
+        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+    if hint in (str, bool, types.NoneType):
+        return isinstance(value, hint)
+    if origin in (list, tuple, Sequence):
+        fixed = origin is tuple and ... not in parts
+        counted = isinstance(value, list) and (not fixed or len(value) == len(parts))
+        return counted and all(_fits(item, parts[i] if fixed else parts[0]) for i, item in enumerate(value))
+    if isinstance(value, dict) or hint is Any or isinstance(hint, typing.TypeVar):
+        return True
+    return value is None and hint is None
+
+
+def check_evaluation(cfg: DictConfig) -> None:
+    """Raises Refused where the configuration of an evaluation is out of range or has no value."""
+    if missing := [str(key) for key in cfg if OmegaConf.is_missing(cfg, key)]:
+        raise Refused(f"{missing[0]} has no value: type {missing[0]}=outputs/train/<time>, a run directory")
+    OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluateSchema), cfg))
 
 
 def _resolved(cfg: DictConfig, root: str) -> Any:
@@ -247,17 +393,23 @@ def sweeps_a_group(overrides: Sequence[str], groups: Sequence[str]) -> bool:
 
 def suggestions(overrides: Sequence[str], sources: Sequence[Path]) -> list[str]:
     """The nearest names for what cannot be overridden; empty where nothing is near."""
-    groups = options(sources)
+    groups, found = options(sources), []
     parsed = list(_parsed(overrides))
+    for override in parsed:
+        names = groups.get(override.key_or_group)
+        if names and not override.is_delete() and isinstance(override.value(), int | float | None):
+            found.append(f"{override.input_line}: take one of {', '.join(names)}")
     valid = [o.input_line or "" for o in parsed if _is_choice(o, groups) and not o.is_sweep_override()]
-    known = [key for key, _ in _dotted(OmegaConf.to_container(_composed(valid, sources)))]
-    found = []
+    composed = _composed(valid, sources)
+    known = [key for key, _ in _dotted(OmegaConf.to_container(composed))] if composed else list(KNOBS)
     for override in parsed:
         key = override.key_or_group
         if key in groups:
             unknown = (value for value in _values(override) if value not in groups[key])
             found += [f"{key}={value}{near}" for value in unknown if (near := _nearest(value, groups[key]))]
-        elif key not in known and not override.is_add() and not key.startswith("hydra"):
+        elif key in known or override.is_add() or key.startswith("hydra"):
+            continue
+        elif composed or "." not in key:
             found += _about(key, [*known, *groups], sources)
     return found
 
@@ -279,7 +431,7 @@ def _parsed(overrides: Sequence[str]) -> Iterator[Override]:
     for line in overrides:
         try:
             yield OverridesParser.create().parse_override(line)
-        except OverrideParseException:
+        except (HydraException, ValueError):
             continue
 
 
@@ -296,14 +448,14 @@ def _is_choice(override: Override, groups: Mapping[str, Sequence[str]]) -> bool:
     return override.package is None and bool(names) and all(value in names for value in _values(override))
 
 
-def _composed(overrides: Sequence[str], sources: Sequence[Path]) -> DictConfig:
+def _composed(overrides: Sequence[str], sources: Sequence[Path]) -> DictConfig | None:
     register()
     more = [f"file://{path}" for path in sources if path != folder()]
     with hydra.initialize_config_dir(str(folder()), job_name="train", version_base="1.3"):
         try:
             return hydra.compose("train", [*overrides, f"hydra.searchpath=[{','.join(more)}]"])
-        except (HydraException, OmegaConfBaseException):
-            return hydra.compose("train")
+        except (HydraException, OmegaConfBaseException, ValueError):
+            return None
 
 
 def _dotted(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

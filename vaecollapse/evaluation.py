@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import log, log10, prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from .batch import Batch
 from .detectors.base import Detector, Finding
-from .elbo import ELBO, Objective
+from .elbo import ELBO, Objective, gaussian, importance_weighted_nll, moments
+from .sampling import decode
 from .vae import VAE
 
 
@@ -94,3 +97,119 @@ def read(
 
 def distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+# ---- the bound and the reconstruction over a whole split
+
+
+def mean_of(name: str, values: Tensor, note: str = "") -> Finding:
+    """The mean over examples of one number each, with its standard error."""
+    values, n = values.double(), len(values)
+    return Finding(name, float(values.mean()), float(values.std()) / n**0.5 if n > 1 else None, n, note=note)
+
+
+def bound(
+    vae: VAE, batches: Sequence[Batch], *, samples: int = 64, chunk: int = 8, seed: int = 0, epoch: int = 0
+) -> dict[str, Finding]:
+    """`distortion` and `rate` at one draw of z, as validation has them with the same seed and epoch; where p(x|z) is a
+    density also `elbo`, `iw_nll` (K = `samples`) in nats and `bits_per_dim` of it.
+
+    A dimension is an element of what the density is of and the mask leaves in (features, where it is of features).
+    """
+    columns: dict[str, list[Tensor]] = {"distortion": [], "rate": [], "iw_nll": []}
+    dimensions, of = 0, ""
+    with quiet(vae, seed):
+        for batch in batches:
+            elbo = vae.elbo(batch, seed=seed, epoch=epoch)
+            columns["distortion"].append(elbo.distortion)
+            columns["rate"].append(elbo.rate)
+            if vae.normalised:
+                columns["iw_nll"].append(
+                    importance_weighted_nll(
+                        elbo.posterior, elbo.prior, likelihood_of(vae, batch), batch.positions(),
+                        samples=samples, chunk=chunk, seed=seed, epoch=epoch,
+                    )
+                )  # fmt: skip
+                decoded = vae.decode(elbo.z, batch.context, batch.mask)
+                dimensions += elements(decoded)
+                of = ", of features of x" if hasattr(decoded, "density") else ""
+    joined = {name: torch.cat(parts).double().cpu() for name, parts in columns.items() if parts}
+    found = {name: mean_of(name, joined[name]) for name in ("distortion", "rate")}
+    if not vae.normalised:
+        return found
+    nll = mean_of("iw_nll", joined["iw_nll"], f"K = {samples}{of}")
+    nats_to_bits = nll.n / (dimensions * log(2))
+    return {
+        **found,
+        "elbo": mean_of("elbo", -(joined["distortion"] + joined["rate"])),
+        "iw_nll": nll,
+        "bits_per_dim": Finding(
+            "bits_per_dim",
+            (nll.value or 0.0) * nats_to_bits,
+            None if nll.se is None else nll.se * nats_to_bits,
+            nll.n,
+            note=nll.note,
+        ),
+    }
+
+
+def likelihood_of(vae: VAE, batch: Batch) -> Callable[[Tensor], Tensor]:
+    """ln p(x | z) of several draws of z for each example: (draws, batch, *unit) to (draws, batch)."""
+
+    def log_likelihood(z: Tensor) -> Tensor:
+        draws, count = z.shape[:2]
+        repeated = batch.part(torch.arange(count, device=batch.x.device).repeat(draws))
+        return -vae.distortion(repeated, z.flatten(0, 1)).reshape(draws, count)
+
+    return log_likelihood
+
+
+def elements(decoded: Distribution) -> int:
+    """How many numbers p(x | z) is a density of, in all the examples of a batch; padding is none."""
+    density: Any = getattr(decoded, "density", decoded)  # of features
+    mask = getattr(density, "mask", None)
+    return prod([*density.batch_shape, *density.event_shape]) if mask is None else int(mask.sum())
+
+
+def reconstruction(vae: VAE, batches: Sequence[Batch], *, audio: bool = False, seed: int = 0) -> dict[str, Finding]:
+    """What the decoder makes of the posterior's mean: `mse` over all elements, `explained`, the share
+    1 − Σ(x − x̂)²/Σ(x − x̄)² with x̄ the mean of each element over the split, and for `audio` `snr`,
+    10 log₁₀ Σx²/Σ(x − x̂)² in dB. Padding counts nowhere. Empty where the decoder's mean is not of the shape of x.
+    """
+    errors, sizes, powers = [], [], []
+    total: Any = 0.0
+    square: Any = 0.0
+    count: Any = 0.0
+    with quiet(vae, seed):
+        for batch in batches:
+            seen = decode(vae, posterior_mean(vae, batch), batch)
+            if seen.shape != batch.x.shape:
+                return {}
+            x = batch.x.double()
+            mask = torch.ones_like(x) if batch.mask is None else batch.mask.double().expand_as(x)
+            residual = (x - seen.double()) * mask
+            errors.append(residual.square().flatten(1).sum(1))
+            sizes.append(mask.flatten(1).sum(1))
+            powers.append((x * mask).square().flatten(1).sum(1))
+            total, square, count = total + (x * mask).sum(0), square + (x.square() * mask).sum(0), count + mask.sum(0)
+    error, size, power = (torch.cat(parts) for parts in (errors, sizes, powers))
+    spread_ = float((square - total.square() / count.clamp(min=1)).sum())
+    lost, n = float(error.sum()), len(error)
+    mse = lost / float(size.sum())
+    se = float((error - mse * size).std()) / n**0.5 / float(size.mean()) if n > 1 else None  # of a ratio of sums
+    found = {"mse": Finding("mse", mse, se, n)}
+    if spread_ > 0:
+        found["explained"] = Finding("explained", 1 - lost / spread_, None, n)
+    if audio and lost > 0 and power.sum() > 0:
+        found["snr"] = Finding("snr", 10 * log10(float(power.sum()) / lost), None, n)
+    return found
+
+
+def posterior_mean(vae: VAE, batch: Batch) -> Tensor:
+    """E[z | x] of each example, (batch, *unit); for a flow the mean of keyed draws."""
+    posterior = vae.encode(batch.x, batch.context, batch.mask)
+    own = gaussian(posterior)
+    if own is not None:
+        return own[0]
+    mean, _, _ = moments(posterior, batch.positions())
+    return mean.reshape(-1, *posterior.event_shape).to(batch.x.dtype)

@@ -3,3 +3,17 @@
 
 class Refused(ValueError):
     """Raised before work starts (or at the first sign of bad input); the command line prints its text and no trace."""
+
+
+def check_least(where: str, low: int, /, **values: int | float) -> None:
+    """Refused unless every value is at least `low`; `where` is the thing they belong to, as it is typed.
+
+    >>> check_least("detector.rate", 1, draws=0)
+    Traceback (most recent call last):
+    vaecollapse.refusal.Refused: detector.rate.draws must be at least 1, but got 0: type detector.rate.draws=1 or more
+    """
+    for name, value in values.items():
+        if not value >= low:
+            raise Refused(
+                f"{where}.{name} must be at least {low:g}, but got {value:g}: type {where}.{name}={low:g} or more"
+            )

@@ -1,14 +1,18 @@
 """The run directory: the sole interface between verbs. Files are replaced atomically or appended by whole lines."""
 
 import csv
+import fcntl
 import io
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .refusal import Refused
 
 
 def plain(value: Any) -> Any:
@@ -18,6 +22,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+APPENDED = ("metrics.jsonl", "units.csv", "events.jsonl")
 
 
 class Run:
@@ -63,6 +70,22 @@ class Run:
         with (self.directory / name).open("a", encoding="utf-8") as file:
             file.write(text.getvalue())
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Refused while another process trains in this directory; the system ends the claim with the process."""
+        with (self.directory / ".lock").open("a") as lock:
+            try:
+                # a record lock: flock's would live on in the loader's processes
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                raise Refused(f"another process is training in {self.directory}: wait for it, or stop it") from error
+            except OSError:  # a file system without locks
+                pass
+            yield
+
+    def text(self, name: str) -> str:
+        return (self.directory / name).read_text(encoding="utf-8")
+
     def read(self, name: str) -> Any:
         return json.loads((self.directory / name).read_text(encoding="utf-8"))
 
@@ -71,6 +94,26 @@ class Run:
         path = self.directory / name
         whole = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.exists() else ""
         return [json.loads(line) for line in whole.splitlines()]
+
+    def marks(self) -> dict[str, int]:
+        """The sizes of the append-only files, flushed to disk, for a checkpoint to remember."""
+        sizes = {}
+        for name in APPENDED:
+            path = self.directory / name
+            if path.exists():
+                with path.open("ab") as file:
+                    os.fsync(file.fileno())
+                    sizes[name] = file.tell()
+        return sizes
+
+    def cut_back(self, marks: Mapping[str, int]) -> None:
+        """Takes the append-only files back to a checkpoint's marks: what came after it will be written again."""
+        for name in APPENDED:
+            path, size = self.directory / name, marks.get(name, 0)
+            if path.exists() and path.stat().st_size > size:
+                os.truncate(path, size)
+        if (self.directory / "metrics.jsonl").exists():
+            self.tabulate_metrics()
 
     def tabulate_metrics(self) -> None:
         """Derives metrics.csv from metrics.jsonl."""

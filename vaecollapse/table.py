@@ -1,5 +1,7 @@
 """A verdict as people read it: the word, the three numbers that decided it, and the command to try next."""
 
+from collections.abc import Mapping
+
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -94,4 +96,48 @@ def verdict_table(verdict: Verdict) -> RenderableType:
             )
         )
         lines.append(Text.assemble(" " * 12, (prescription.why, "dim")))
+    return Group(*lines)
+
+
+FIGURES = {
+    "distortion": "distortion D, one draw",
+    "rate": "rate R, one draw",
+    "elbo": "ELBO = −(D + R) (nats)",
+    "iw_nll": "importance-weighted NLL (nats)",
+    "bits_per_dim": "bits per dimension",
+    "mse": "mean squared error",
+    "snr": "signal to noise (dB)",
+    "explained": "share of variance explained",
+}
+
+
+def evaluation_table(verdict: Verdict, figures: Mapping[str, Finding], what: str) -> RenderableType:
+    """What an evaluation prints: the word, every reading, then the bound and the reconstructions from E[z|x]."""
+    head = Text.assemble(
+        (verdict.verdict, COLOURS.get(verdict.verdict, "bold red")),
+        f"  {MEANING[verdict.verdict]}  ",
+        (f"confidence {verdict.confidence}", "dim"),
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column, justify in (("reading", "left"), ("value", "right"), ("95 %", "left"), ("matters at", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("")
+    deciding = [name for name in verdict.deciding if name in verdict.readings]
+    for name in deciding:
+        table.add_row(*row(name, verdict.readings[name]), style="bold")
+    for name, finding in verdict.readings.items():
+        if name not in deciding and shown(finding):
+            table.add_row(*row(name, finding), style="dim")
+    measured = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column, justify in (("split", "left"), ("value", "right"), ("95 %", "left"), ("", "left")):
+        measured.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name, finding in figures.items():
+        _, value, error, _, note = row(name, finding)
+        measured.add_row(FIGURES.get(name, name), value, error, note)
+    lines: list[RenderableType] = [head, Text(what, style="dim"), Padding(table, (1, 0, 1, 2))]
+    lines.append(Padding(measured, (0, 0, 1, 2)))
+    if "iw_nll" not in figures:
+        lines.append(Text("      note  the likelihood is a distance and no density: no NLL is claimed", style="dim"))
+    lines += [Text.assemble((f"{'why':>10}  ", "dim"), said) for said in verdict.findings]
+    lines += [Text.assemble((f"{'also':>10}  ", "dim"), name) for name in verdict.mechanisms]
     return Group(*lines)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -49,6 +50,25 @@ class Training(LightningModule):
         self.epoch_losses: list[float] = []
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
         self.losses = 0
+        self.planned: int | None = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["training"] = {
+            "total": self.total,
+            "epoch_losses": list(self.epoch_losses),
+            "loss_sum": float(self.get_buffer("loss_sum")),
+            "losses": self.losses,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["training"]
+        self.planned, self.epoch_losses, self.losses = state["total"], list(state["epoch_losses"]), state["losses"]
+        self.get_buffer("loss_sum").fill_(state["loss_sum"])
+
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        """Each step's noise is its own, so that a resumed run draws what the uninterrupted one would have."""
+        place = [self.seed, self.trainer.current_epoch, batch_index, self.trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
     def configure_optimizers(self) -> Optimizer:
         return self.optimizer(self.parameters())
@@ -64,7 +84,8 @@ class Training(LightningModule):
 
     def on_fit_start(self) -> None:
         steps = self.trainer.estimated_stepping_batches
-        self.total = int(steps) if math.isfinite(steps) else 1
+        # schedules of a resumed run keep the plan they began with, even if it is to train longer
+        self.total = self.planned or (int(steps) if math.isfinite(steps) else 1)
         self.log_every = max(1, self.trainer.log_every_n_steps)  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -75,6 +96,9 @@ class Training(LightningModule):
             first = next((name for name, grad in named if not torch.isfinite(grad).all()), "the model, in total,")
             self.stop(f"the gradient of {first} is not finite at step {self.trainer.global_step}")
             optimizer.zero_grad()
+
+    def on_train_start(self) -> None:
+        self.on_train_epoch_start()  # a run resumed within its last epoch does not start that
 
     def on_train_epoch_start(self) -> None:
         if self.trainer.current_epoch + 1 == self.trainer.max_epochs:

@@ -11,7 +11,7 @@ from ..refusal import Refused
 class CosineDecay(Callback):
     """lr(t) = lr · (end + (1 − end)·½(1 + cos πt)), t the share of the planned steps; `end` = 1 keeps it constant.
 
-    No state: a resumed run continues where the step says (Loshchilov & Hutter 2017, without restarts).
+    A resumed run keeps the plan it began with (Loshchilov & Hutter 2017, without restarts).
     """
 
     def __init__(self, *, end: float = 1.0) -> None:
@@ -20,12 +20,21 @@ class CosineDecay(Callback):
             raise Refused(f"the learning rate ends at a share of lr from 0 to 1, but lr_end={end}: try lr_end=0.1")
         self.end = end
         self.initial: list[list[float]] = []
+        self.total = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"initial": self.initial, "total": self.total}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.initial, self.total = state_dict["initial"], state_dict["total"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.initial = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+        if not self.initial:
+            self.initial = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+            self.total = float(trainer.estimated_stepping_batches)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        share = min(1.0, trainer.global_step / trainer.estimated_stepping_batches)
+        share = min(1.0, trainer.global_step / self.total)
         factor = self.end + (1 - self.end) * 0.5 * (1 + math.cos(math.pi * share))
         for optimizer, rates in zip(trainer.optimizers, self.initial, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):

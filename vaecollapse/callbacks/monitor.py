@@ -125,6 +125,22 @@ class CollapseMonitor(Callback):
         self.reading = False
         self.listeners: list[Callable[[Look], None]] = []
 
+    # --- what a checkpoint keeps
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "trend": [list(row) for row in self.trend],
+            "alarms": sorted(self.alarms),
+            "looks": [self.last_look, self.last_full],
+            "verdict": self.verdict.as_dict() if self.verdict else None,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.trend = [tuple(row) for row in state_dict["trend"]]
+        self.alarms = set(state_dict["alarms"])
+        self.last_look, self.last_full = state_dict["looks"]
+        self.verdict = Verdict.from_dict(state_dict["verdict"]) if state_dict["verdict"] else None
+
     # --- when to read
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,7 +150,7 @@ class CollapseMonitor(Callback):
             if loader is not None:
                 self.probes[split] = build(pl_module, loader, self.final_examples, self.block, self.functions)
 
-        if self.survey and self.survey.directions == 0:
+        if self.survey and self.survey.directions == 0 and not trainer.global_step:
             self.sound(trainer, {"forecast_collapse"})
             self.tell(Look(0, None, False, {"forecast_collapse"}, {}))
 

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..refusal import check_least
 from .monitor import CollapseMonitor, unsure
 
 
@@ -34,6 +35,7 @@ class TrainingProgress(Callback):
 
     def __init__(self, *, every: float = 0.1) -> None:
         super().__init__()
+        check_least("callback.progress", 0, every=every)
         self.every = every
         self.bar: Progress | None = None
         self.next_line = 0.0

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..batch import Batch
 from ..evaluation import quiet
 from ..pictures import grid, spectrogram, write_png
+from ..refusal import check_least
 from ..sampling import aggregate, decode, interpolation, prior_samples, reconstructions, traversals
 from ..training import Training
 from .offers import offer_sounds
@@ -27,9 +28,17 @@ class AudioSamples(Callback):
 
     def __init__(self, *, clips: int = 4, every_n_validations: int = 1, examples: int = 256, seed: int = 0) -> None:
         super().__init__()
+        check_least("callback.samples", 1, clips=clips, every_n_validations=every_n_validations, examples=examples)
+        check_least("callback.samples", 0, seed=seed)
         self.clips, self.every, self.examples, self.seed = clips, every_n_validations, examples, seed
         self.validations = 0
         self.batch: Batch | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = state_dict["validations"]
 
     def sample_rate(self, trainer: Trainer) -> int | None:
         return cast(Any, trainer).datamodule.facts.get("sample_rate")

@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Sized
 from itertools import chain
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -46,9 +46,11 @@ class EpochSampler(Sampler[int]):
     (False, True)
     """
 
-    def __init__(self, count: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, count: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0
+    ) -> None:
         self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
-        self.epoch = 0
+        self.epoch, self.skip = epoch, skip  # the first pass leaves out as many batches
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this on `dataloader.sampler` before each epoch."""
@@ -70,7 +72,8 @@ class EpochSampler(Sampler[int]):
         whole = self.count // stride * stride
         mine = order[:whole].reshape(-1, self.world, self.batch_size)[:, self.rank].ravel()
         start = whole + sum(shares[: self.rank])
-        for position in np.concatenate([mine, order[start : start + shares[self.rank]]]):
+        done, self.skip = self.skip * self.batch_size, 0
+        for position in np.concatenate([mine, order[start : start + shares[self.rank]]])[done:]:
             yield Visit(int(position), self.epoch)
 
 
@@ -141,6 +144,17 @@ class VAEData(LightningDataModule, ABC):
                 raise Refused(f"{name} is {value}; type {name}={least} or more")
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self._splits: Splits | None = None
+        self._place: dict[str, int] = {}
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training stands: the epoch, and how many of its batches are done."""
+        loop = cast(Any, self.trainer).fit_loop
+        done = loop.epoch_loop.batch_progress.current.ready
+        return {"epoch": loop.epoch_progress.current.processed, "skip": done if done < loop.max_batches else 0}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """The next training loader goes on there."""
+        self._place = {name: state_dict[name] for name in ("epoch", "skip")}
 
     @abstractmethod
     def make_splits(self) -> Splits:
@@ -188,9 +202,9 @@ class VAEData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         dataset = self.splits.train
-        rank, world = _place()
+        rank, world = _process()
         sampler = EpochSampler(
-            len(cast(Sized, dataset)), batch_size=self.batch_size, seed=self.seed, rank=rank, world=world
+            len(cast(Sized, dataset)), batch_size=self.batch_size, seed=self.seed, rank=rank, world=world, **self._place
         )
         if not len(sampler):
             raise Refused(
@@ -207,7 +221,7 @@ class VAEData(LightningDataModule, ABC):
         return self._evaluation_loader(self.splits.test)
 
     def _evaluation_loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
-        rank, world = _place()
+        rank, world = _process()
         count = len(cast(Sized, dataset))
         return self._loader(dataset, WholeBatchSampler(count, batch_size=self.batch_size, rank=rank, world=world))
 
@@ -223,7 +237,7 @@ class VAEData(LightningDataModule, ABC):
         )
 
 
-def _place() -> tuple[int, int]:
+def _process() -> tuple[int, int]:
     """This process's rank and how many there are."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()

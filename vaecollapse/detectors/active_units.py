@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..elbo import ELBO, Objective, moments
+from ..refusal import check_least
 from ..vae import VAE
 from .base import Detector, Finding, undefined
 
@@ -14,6 +15,7 @@ class ActiveUnits(Detector):
 
     def __init__(self, *, threshold: float = 0.01) -> None:
         super().__init__()
+        check_least("detector.active_units", 0, threshold=threshold)
         self.threshold = threshold
         self.add_column("mean", "noise")
 

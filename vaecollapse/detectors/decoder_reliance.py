@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..elbo import ELBO, Objective
-from ..refusal import Refused
+from ..refusal import Refused, check_least
 from ..vae import VAE
 from .base import Detector, Finding, judge, undefined
 
@@ -51,10 +51,14 @@ class DecoderReliance(Detector):
         super().__init__()
         if permutations < 1:
             raise Refused(f"the value of z needs at least one permutation, but got permutations={permutations}: try 4")
+        shares = {"share_of_rate": share_of_rate, "share_of_distance": share_of_distance}
+        check_least("detector.decoder_reliance", 0, nats=nats, share_of_distortion=share_of_distortion, **shares)
+        examples = {"material_examples": material_examples, "absent_examples": absent_examples}
+        check_least("detector.decoder_reliance", 1, **examples)
         self.permutations, self.seed = permutations, seed
         self.nats, self.share_of_rate = nats, share_of_rate
         self.share_of_distance, self.share_of_distortion = share_of_distance, share_of_distortion
-        self.examples = {"material_examples": material_examples, "absent_examples": absent_examples}
+        self.examples = examples
         self.add_column("gap", "own", "rate", "between", "declared", "normalised")
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..elbo import ELBO, Objective
+from ..refusal import Refused, check_least
 from ..vae import VAE
 from .base import Detector, Finding, undefined
 
@@ -28,6 +29,13 @@ class FloorSaturation(Detector):
         inert: float = 0.99,
     ) -> None:
         super().__init__()
+        for name, band in (("batch_band", batch_band), ("example_band", example_band)):
+            if len(band) != 2 or not 0 <= band[0] < band[1]:
+                raise Refused(
+                    f"detector.floor_saturation.{name} is a lower and a higher ratio, but got {list(band)}: "
+                    f"type detector.floor_saturation.{name}=[0.8,1.25]"
+                )
+        check_least("detector.floor_saturation", 0, pinned=pinned, inert=inert)
         self.batch_band, self.example_band, self.pinned, self.inert = (
             tuple(batch_band),
             tuple(example_band),

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..batch import Batch
 from ..distributions.flows import can_rescale, from_standard, to_standard
 from ..elbo import ELBO, Objective, noise
+from ..refusal import check_least
 from ..vae import VAE
 from .base import Detector, Finding, undefined
 
@@ -46,6 +47,8 @@ class FlowFaithfulness(Detector):
 
     def __init__(self, *, draws: int = 64, faithful: float = 0.15, least: float = 0.1, seed: int = 0) -> None:
         super().__init__()
+        check_least("detector.flow_faithfulness", 1, draws=draws)
+        check_least("detector.flow_faithfulness", 0, faithful=faithful, least=least, seed=seed)
         self.draws, self.faithful, self.least, self.seed = draws, faithful, least, seed
         self.add_column("kl_base", "bound", "rate", "product", "beyond")
         self.add_state("flows", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..elbo import ELBO, Objective, moments
+from ..refusal import check_least
 from ..vae import VAE
 from .base import Detector, Finding, undefined
 
@@ -45,6 +46,8 @@ class InformationRank(Detector):
 
     def __init__(self, *, eigenvalue: float = 0.1, examples_per_unit: int = 10) -> None:
         super().__init__()
+        check_least("detector.information_rank", 0, eigenvalue=eigenvalue)
+        check_least("detector.information_rank", 1, examples_per_unit=examples_per_unit)
         self.eigenvalue, self.examples_per_unit = eigenvalue, examples_per_unit
         self.add_column("mean")
         for name in ("outer", "within"):

@@ -9,6 +9,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from ..batch import Batch
 from ..elbo import ELBO, Objective, gaussian, pairwise_log_prob
+from ..refusal import check_least
 from ..vae import VAE
 from .base import Detector, Finding, Status, judge, undefined
 
@@ -53,9 +54,14 @@ class MutualInformation(Detector):
         absent_examples: int = 500,
     ) -> None:
         super().__init__()
+        counts = {"material_examples": material_examples, "absent_examples": absent_examples}
+        nats = {"absent_nats": absent_nats, "present_nats": present_nats, "bounded": bounded, "saturated": saturated}
+        check_least("detector.mutual_information", 4, examples=examples)
+        check_least("detector.mutual_information", 1, **counts)
+        check_least("detector.mutual_information", 0, absent_share_of_rate=absent_share_of_rate, **nats)
         self.examples, self.bounded, self.saturated = examples, bounded, saturated
         self.absent_nats, self.absent_share_of_rate, self.present_nats = absent_nats, absent_share_of_rate, present_nats
-        self.least = {"material_examples": material_examples, "absent_examples": absent_examples}
+        self.least = counts
         self.add_column("rate", "information", "growth", "block")
         for name in ("position", "location", "scale", "z"):
             self.add_state(name, [], dist_reduce_fx="cat", persistent=True)

@@ -6,6 +6,7 @@ from torch import Tensor
 from ..batch import Batch
 from ..distributions.flows import base_and_inverse
 from ..elbo import ELBO, Objective, gaussian
+from ..refusal import check_least
 from ..vae import VAE
 from .base import Detector, Finding, undefined
 
@@ -19,6 +20,7 @@ class PosteriorVariance(Detector):
 
     def __init__(self, *, collapsed: float = 0.1, carries: float = 0.01, at_floor: float = 1.01) -> None:
         super().__init__()
+        check_least("detector.posterior_variance", 0, collapsed=collapsed, carries=carries, at_floor=at_floor)
         self.collapsed, self.carries, self.at_floor = collapsed, carries, at_floor
         self.add_column("sigma", "kl", "floored")
         self.add_state("smallest", torch.tensor(torch.inf, dtype=torch.float64), dist_reduce_fx="min", persistent=True)

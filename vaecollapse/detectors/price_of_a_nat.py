@@ -9,6 +9,7 @@ from torch import Tensor
 from ..batch import Batch
 from ..distributions.flows import can_rescale, rescaled
 from ..elbo import ELBO, Objective, noise, pieces
+from ..refusal import check_least
 from ..vae import VAE
 from .base import Detector, Finding, undefined
 
@@ -54,6 +55,8 @@ class PriceOfANat(Detector):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_least("detector.price_of_a_nat", 0, least=least, priceless=priceless, inert=inert, seed=seed)
+        check_least("detector.price_of_a_nat", 1, pairs=pairs, one_in=one_in, chunk=chunk)
         self.least, self.priceless, self.inert = least, priceless, inert
         self.pairs, self.one_in, self.chunk, self.seed = pairs, one_in, chunk, seed
         self.add_column("loss", "nats", "product", "distortion", "pull", "push")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..elbo import ELBO, Objective, noise, pieces
+from ..refusal import check_least
 from ..vae import VAE
 from .base import Detector, Finding, undefined
 
@@ -44,6 +45,9 @@ class Rate(Detector):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        nats = {"absent_nats": absent_nats, "absent_nats_per_unit": absent_nats_per_unit, "dead": dead, "weak": weak}
+        check_least("detector.rate", 0, low=low, seed=seed, **nats)
+        check_least("detector.rate", 1, absent_examples=absent_examples, draws=draws)
         self.low, self.dead, self.weak, self.absent_examples = low, dead, weak, absent_examples
         self.draws, self.seed = draws, seed
         self.absent_nats, self.absent_nats_per_unit = absent_nats, absent_nats_per_unit
