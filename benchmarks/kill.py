@@ -24,7 +24,7 @@ import torch
 CASES = {
     "linear": ["model=linear", "dataset=gaussian", "batch_size=64", "max_epochs=4", "trainer.log_every_n_steps=1",
                "callback.collapse_monitor.every_n_steps=10"],
-    "drums": ["model=audio_nf", "dataset.clips=240", "capacity=2", "latent_dim=4", "batch_size=8", "max_epochs=3",
+    "drums": ["model=audio_nf", "dataset.clips=160", "capacity=2", "latent_dim=4", "batch_size=8", "max_epochs=3",
               "dataset.num_workers=2", "trainer.log_every_n_steps=1", "callback.collapse_monitor.every_n_steps=10",
               "callback.collapse_monitor.full_every_n_steps=20", "trainer.accumulate_grad_batches=2",
               "callback.samples.examples=32"],
@@ -133,7 +133,7 @@ def main() -> None:
                     shutil.rmtree(directory)
             began = time.monotonic()
             child = start(again)
-            _, status = os.waitpid(child, 0)
+            _, _status = os.waitpid(child, 0)
             cost.append(time.monotonic() - began)
             wrong = differing(expected, content(directory)) if (directory / "verdict.json").exists() else ["no verdict"]
             done, right = done + 1, right + (not wrong)

@@ -1,6 +1,6 @@
 """Our training step through the Lightning Trainer against a bare PyTorch loop, taken in turns in one run.
 
-    python benchmarks/training_step.py [--steps 300] [--model audio_nf] [batch_size=8 …]
+    python benchmarks/training_step.py [--steps 405] [--model audio_nf] [batch_size=8 …]
 
 The bare loop has the same weights at the start, networks, distance, optimizer and batches, and neither regularizer,
 logger nor checks. After each step of ours one step of the bare loop is taken, so that whatever else the machine does
@@ -129,7 +129,7 @@ def row(name: str, turns: InTurns) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="audio_nf")
-    parser.add_argument("--steps", type=int, default=300, help="the monitor looks every 100")
+    parser.add_argument("--steps", type=int, default=405, help="the monitor looks every 200")
     parser.add_argument("override", nargs="*", help="of the configuration, such as batch_size=8")
     given = parser.parse_args()
     quiet_lightning()

@@ -64,7 +64,7 @@ def test_every_option_composes_into_the_same_tree_of_classes_that_take_its_keys(
             continue
         unknown = set(node) - {"_target_", "_partial_", "_convert_", "_recursive_"} - set(parameters)
         assert not unknown, f"{path}: {found.__name__} does not take {sorted(unknown)}"
-    if group in BUILT and option != "gpu":
+    if group in BUILT and option not in ("gpu", "mps", "fsdp"):
         build(group, cfg["regularizer" if group == "coefficient" else group])
 
 

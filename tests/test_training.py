@@ -277,3 +277,21 @@ def test_an_objective_beyond_ten_times_its_first_drop_for_three_epochs_has_diver
     assert (module.fault is not None) == diverged
     if diverged:
         assert "25" in module.fault
+
+
+# ---- spikes
+
+
+class Jolt(Beta):
+    """Beta with the objective thrown up once."""
+
+    def forward(self, elbo, progress):
+        objective = super().forward(elbo, progress)
+        return objective._replace(loss=objective.loss * (30.0 if progress.step == 33 else 1.0))
+
+
+@pytest.mark.parametrize(("regularizer", "expected"), [(Jolt, [33]), (Beta, [])])
+def test_a_spike_of_the_objective_is_noted_with_its_step(regularizer, expected: list, tmp_path) -> None:
+    module, _ = fit(linear(NormalLikelihood()), regularizer(weight=Constant(value=1.0)), tmp_path, epochs=12)
+    assert [spike["step"] for spike in module.spikes] == expected
+    assert all(spike["objective"] > 10 * spike["usual"] for spike in module.spikes)

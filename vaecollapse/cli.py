@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from . import __version__
 from .refusal import Refused
+from .run import first_process
 
 NAME, EVALUATE = "vaecollapse-train", "vaecollapse-evaluate"
 WHOLE_ERRORS = "HYDRA_FULL_ERROR"
@@ -43,7 +44,7 @@ def train() -> int:
     config.register()
     session = Session(argv)
     try:
-        if "LOCAL_RANK" not in os.environ:  # the other processes of a run are given the whole line
+        if first_process():  # the others of a run are given the whole line
             sys.argv[1:] = replayed(argv)
     except Refused as refusal:
         session.say(str(refusal))
@@ -124,6 +125,8 @@ class Session:
         from hydra.errors import InstantiationException
 
         self.jobs += 1
+        if not self.whole_errors:
+            os.environ.pop(WHOLE_ERRORS, None)  # the further processes of this run speak in sentences too
         directory = Path(HydraConfig.get().runtime.output_dir)
         try:
             directory = directory if cfg.get("resume") else self.claimed(directory)
@@ -148,6 +151,7 @@ class Session:
             self.go_on(directory)
             raise
         finally:
+            os.environ[WHOLE_ERRORS] = "1"
             (directory / CLAIM).unlink(missing_ok=True)
             if directory not in (self.start, *self.start.parents):
                 _remove_if_only(directory, set())
@@ -187,7 +191,7 @@ class Session:
         from hydra.core.hydra_config import HydraConfig
         from omegaconf import read_write
 
-        if "LOCAL_RANK" in os.environ:  # a further process of a run that has its directory
+        if not first_process():  # of a run that has its directory
             return directory
         context: Any = HydraConfig.get()
         first = directory
@@ -316,6 +320,8 @@ def _show_tables(directory: Path, *tables) -> None:
 
 def show(verdict, directory: Path) -> None:
     """The table at the end, on stdout: it is what the command was asked for."""
+    if not first_process():
+        return
     from .table import verdict_table
 
     _show_tables(directory, *([] if verdict is None else [verdict_table(verdict)]))
@@ -403,6 +409,9 @@ class _Terminal(logging.Handler):
 
 def _show_log() -> None:
     log = logging.getLogger("vaecollapse")
+    if not first_process():
+        log.addHandler(logging.NullHandler())
+        return
     if not any(isinstance(handler, _Terminal) for handler in log.handlers):
         log.addHandler(_Terminal())
         log.setLevel(logging.INFO)

@@ -134,7 +134,7 @@ class EvaluateSchema:
     overrides: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name, options in (("split", ("train", "validation", "test")), ("checkpoint", ("best", "last"))):
+        for name, options in (("split", ("train", "validation", "test")), ("checkpoint", ("best", "last", "ema"))):
             if (value := getattr(self, name)) not in options:
                 raise Refused(f"{name}={value}{_nearest(value, options)} is none of {', '.join(options)}")
         for name, example in (("samples", 64), ("examples", 512)):

@@ -47,11 +47,14 @@ class ELBO(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where training is, so that a schedule can be a share of it; `total` counts optimizer steps."""
+    """Where training is, so that a schedule can be a share of it; `total` counts optimizer steps, and this batch is the
+    `part`th (from 0) of `parts` whose gradients add up to one step."""
 
     step: int = 0
     total: int = 1
     epoch: int = 0
+    part: int = 0
+    parts: int = 1
 
     @property
     def share(self) -> float:

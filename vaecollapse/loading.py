@@ -249,12 +249,12 @@ class Weights(NamedTuple):
 
 
 def checkpoint_of(directory: Path | str, which: str = "best") -> Path:
-    """The file of the `best` or `last` checkpoint. Refused where there is none yet."""
+    """The file of the `best`, `last` or `ema` checkpoint. Refused where there is none yet."""
     root = run_directory(directory)
     name = f"checkpoints/{which}.ckpt"
     if (root / name).is_symlink() or (root / name).exists():
         return inside(root, name)
-    other = next((each for each in ("best", "last") if (root / f"checkpoints/{each}.ckpt").exists()), None)
+    other = next((each for each in ("best", "last", "ema") if (root / f"checkpoints/{each}.ckpt").exists()), None)
     advice = f"type checkpoint={other}" if other else "wait for its first validation, or train again"
     raise Refused(f"run={root} has no {which} checkpoint: {advice}")
 
@@ -331,7 +331,7 @@ def fill(module: Any, weights: Weights, prefix: str) -> None:
     for name, tensor in own.items():
         if name not in held:
             raise Refused(f"{said} ({prefix}{name} is not in the checkpoint): {advice}")
-        if held[name].shape != tensor.shape:
+        if held[name].shape != tensor.shape and not name.endswith("_extra_state"):
             shapes = f"{tuple(held[name].shape)} in the checkpoint and {tuple(tensor.shape)} in the model"
             raise Refused(f"{said} ({prefix}{name} is {shapes}): {advice}")
     if more := [name for name in held if name not in own]:

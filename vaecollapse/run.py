@@ -15,6 +15,11 @@ from typing import Any
 from .refusal import Refused
 
 
+def first_process() -> bool:
+    """False in the further processes of a run on several devices: they write and say nothing of their own."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+
+
 def plain(value: Any) -> Any:
     """JSON has no NaN and no infinity: they become null."""
     if isinstance(value, float):
@@ -73,6 +78,9 @@ class Run:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Refused while another process trains in this directory; the system ends the claim with the process."""
+        if not first_process():  # of the run that holds the claim
+            yield
+            return
         with (self.directory / ".lock").open("a") as lock:
             try:
                 # a record lock: flock's would live on in the loader's processes

@@ -40,7 +40,7 @@ from .preflight import Survey, rehearse, survey
 from .prescriptions import Prescription
 from .refusal import Refused
 from .regularizers.base import Regularizer
-from .run import Run
+from .run import Run, first_process
 from .training import Training
 from .vae import PART, VAE
 
@@ -80,7 +80,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     going_on = rewound(run, cfg) if cfg.resume else None
     if cfg.init_from and not cfg.resume:
         take_weights(module.vae, cfg.init_from)
-    if not cfg.resume:
+    if not cfg.resume and first_process():
         record_start(run, cfg, overrides, data)
         run.write("preflight.json", plan.as_dict())
     if cfg.preflight == "only":
@@ -119,9 +119,10 @@ def rewound(run: Run, cfg: DictConfig) -> Path | None:
                 f"resume={run.directory} has done its {cfg.max_epochs} epochs: for more type max_epochs="
                 f"{2 * cfg.max_epochs}, for its figures vaecollapse-evaluate run={run.directory}"
             )
-        run.cut_back(state["files"] if state else {})
         step = state["global_step"] if state else 0
-        run.append("events.jsonl", {"step": step, "event": "resumed"})
+        if first_process():
+            run.cut_back(state["files"] if state else {})
+            run.append("events.jsonl", {"step": step, "event": "resumed"})
         log.info("going on from step %d", step)
     return file
 
@@ -368,11 +369,11 @@ def refuse_impossible(trainer: pl.Trainer) -> None:
         raise Refused(
             f"trainer.check_val_every_n_epoch must be at least 1, but got {trainer.check_val_every_n_epoch}: type 1"
         )
-    cores = os.cpu_count() or 1
-    if trainer.num_devices > cores:
+    most = 4 * (os.cpu_count() or 1)  # of accelerators Lightning itself gives no more than there are
+    if trainer.num_devices > most:
         raise Refused(
-            f"trainer.devices={trainer.num_devices} asks for more processes than this machine's {cores} cores: "
-            "type trainer.devices=1"
+            f"trainer.devices={trainer.num_devices} is more than four processes for each of this machine's cores: type "
+            "trainer.devices=1"
         )
 
 
@@ -469,7 +470,7 @@ def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int)
     """The pre-flight: what the data offers at this plan's price, and the plan against its warm-up."""
     count = 512 if "sample_rate" in data.facts else 4096
     training, held_out = (spread_examples(split, count) for split in (data.splits.train, data.splits.validation))
-    batches = math.ceil(len(data.train_dataloader()) / trainer.accumulate_grad_batches)
+    batches = math.ceil(data.batches(trainer.world_size) / trainer.accumulate_grad_batches)
     epochs = trainer.max_epochs or 1
     steps = batches * epochs if trainer.max_steps < 0 else min(batches * epochs, trainer.max_steps)
     end = module.final_weight
@@ -544,11 +545,13 @@ def command_of(overrides: Sequence[str]):
 
 def quiet_lightning() -> None:
     """Our own lines say what runs where; Lightning's banners and hints about loaders do not help."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for module, message in (
         ("lightning", ".*LeafSpec.*"),
         ("lightning", ".*smaller than the logging interval.*"),
         ("lightning", ".*does not have many workers.*"),
         ("lightning", ".*returned `None`.*"),
+        ("lightning", ".*sync_dist=True.*"),  # our metrics are the same on all processes when they are logged
     ):
         warnings.filterwarnings("ignore", message=message, module=module)

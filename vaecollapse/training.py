@@ -1,6 +1,7 @@
 """One LightningModule for every family: the bound, its price, and what really acted."""
 
 import math
+import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -49,7 +50,10 @@ class Training(LightningModule):
         )
         self.epoch_losses: list[float] = []
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
-        self.losses = 0
+        self.register_buffer("loss_max", torch.tensor(-torch.inf), persistent=False)
+        self.recent: list[float] = []
+        self.spikes: list[dict[str, float]] = []
+        self.losses = self.batch = 0
         self.planned: int | None = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -58,15 +62,20 @@ class Training(LightningModule):
             "epoch_losses": list(self.epoch_losses),
             "loss_sum": float(self.get_buffer("loss_sum")),
             "losses": self.losses,
+            "recent": list(self.recent),
+            "loss_max": float(self.get_buffer("loss_max")),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["training"]
         self.planned, self.epoch_losses, self.losses = state["total"], list(state["epoch_losses"]), state["losses"]
+        self.recent = list(state["recent"])
         self.get_buffer("loss_sum").fill_(state["loss_sum"])
+        self.get_buffer("loss_max").fill_(state["loss_max"])
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         """Each step's noise is its own, so that a resumed run draws what the uninterrupted one would have."""
+        self.batch = batch_index
         place = [self.seed, self.trainer.current_epoch, batch_index, self.trainer.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
@@ -75,12 +84,18 @@ class Training(LightningModule):
 
     @property
     def progress(self) -> Progress:
-        return Progress(self.trainer.global_step, self.total, self.trainer.current_epoch)
+        parts = self.trainer.accumulate_grad_batches
+        return Progress(self.trainer.global_step, self.total, self.trainer.current_epoch, self.batch % parts, parts)
 
     @property
     def final_weight(self) -> float:
         """The KL weight at the end of the schedule."""
         return float(self.regularizer.weight(Progress(self.total, self.total)))
+
+    @property
+    def settled(self) -> bool:
+        """Has the KL weight reached the schedule's end?"""
+        return float(self.regularizer.weight(self.progress)) >= 0.999 * self.final_weight
 
     def on_fit_start(self) -> None:
         steps = self.trainer.estimated_stepping_batches
@@ -114,12 +129,25 @@ class Training(LightningModule):
             return None  # the step is not taken: the weights stay those of the last finite one
         self.loss_sum = self.get_buffer("loss_sum") + objective.loss.detach()
         self.losses += 1
+        torch.maximum(self.get_buffer("loss_max"), objective.loss.detach(), out=self.get_buffer("loss_max"))
         if self.trainer.global_step % self.log_every == 0:
             self.record(objective, float(elbo.distortion.detach().mean()), float(elbo.rate.detach().mean()))
         return objective.loss
 
+    def watch_spikes(self) -> None:
+        """Notes the largest objective since the last look where it stands out of those before by ten deviations."""
+        largest = float(self.get_buffer("loss_max"))
+        self.get_buffer("loss_max").fill_(-math.inf)
+        if len(self.recent) >= 20:
+            usual = statistics.median(self.recent)
+            deviation = 1.4826 * statistics.median(abs(value - usual) for value in self.recent)
+            if largest > usual + 10 * max(deviation, 1e-3 * abs(usual)):
+                self.spikes.append({"step": self.trainer.global_step, "objective": largest, "usual": usual})
+        self.recent = [*self.recent, largest][-50:]
+
     def record(self, objective: Objective, distortion: float, rate: float) -> None:
         """Logs the step: raw D and R, and beside them what was paid for R."""
+        self.watch_spikes()
         numbers: dict[str, float] = {
             "train/distortion": distortion,
             "train/latent/rate": rate,
@@ -150,25 +178,27 @@ class Training(LightningModule):
         chosen = selection_value(distortion, rate, normalised=self.vae.normalised, final_weight=self.final_weight)
         if not math.isfinite(chosen):
             self.stop(f"the bound is not finite on the validation split at step {self.trainer.global_step}")
-        settled = float(self.regularizer.weight(self.progress)) >= 0.999 * self.final_weight
         self.log_dict(
             {
                 "val/distortion": distortion,
                 "val/latent/rate": rate,
                 # before the schedule's end a lower KL weight flatters, so nothing is selected
-                "val/selection": chosen if settled else math.inf,
+                "val/selection": chosen if self.settled else math.inf,
                 **({"val/elbo": -(distortion + rate)} if self.vae.normalised else {}),
             }
         )
 
     def on_train_epoch_end(self) -> None:
-        self.epoch_losses.append(float(self.get_buffer("loss_sum")) / max(1, self.losses))
+        mean = float(self.get_buffer("loss_sum")) / max(1, self.losses)
         self.get_buffer("loss_sum").zero_()
         self.losses = 0
+        if not self.settled:
+            return  # a rising price raises the objective of a sound run
+        self.epoch_losses.append(mean)
         first, best = self.epoch_losses[0], min(self.epoch_losses)
-        limit = first + 10 * (first - best)
-        if best < first and len(self.epoch_losses) > 3 and min(self.epoch_losses[-3:]) > limit:
-            self.stop(f"the objective rose to {self.epoch_losses[-1]:.3g}, ten times its first drop, for three epochs")
+        limit = first + max(10 * (first - best), abs(first))
+        if len(self.epoch_losses) > 3 and min(self.epoch_losses[-3:]) > limit:
+            self.stop(f"the objective rose to {mean:.3g}, far above the {first:.3g} it came from, for three epochs")
 
     def stop(self, fault: str) -> None:
         """Ends training with the reason; the verdict is then `diverged`."""

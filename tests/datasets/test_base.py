@@ -173,6 +173,6 @@ def test_an_empty_test_split_is_allowed_until_it_is_asked_for() -> None:
 
 
 def test_too_many_processes_for_one_step_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vaecollapse.datasets.base._place", lambda: (0, 4))
+    monkeypatch.setattr("vaecollapse.datasets.base._process", lambda: (0, 4))
     with pytest.raises(Refused, match="4 processes"):
         Data((3, 1, 1)).train_dataloader()

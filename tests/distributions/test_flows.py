@@ -174,3 +174,21 @@ def test_a_flow_has_no_closed_form_kl(which):
     gaussian, flowing = NormalPrior(units=3)(), FlowPrior(units=3)()
     pair = (flowing, gaussian) if which == "posterior" else (gaussian, flowing)
     assert closed_form_kl(*pair) is None
+
+
+@pytest.mark.parametrize("kind", ["maf", "nsf", "realnvp", "iaf"])
+def test_a_flow_computes_in_float32_under_autocast(kind):
+    """A log-determinant in bfloat16 is wrong in its third digit, and the KL is a difference of two of them."""
+    flow = Flow(kind=kind, units=4)
+    base = Independent(Normal(torch.zeros(64, 4), torch.ones(64, 4)), 1)
+    z = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+
+    def read():
+        distribution = flow(base)
+        return distribution.log_prob(z), distribution.to_z(z), distribution.to_base(z), *distribution.push(z)
+
+    exact = read()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = read()
+    for one, other in zip(exact, mixed, strict=True):
+        assert other.dtype == torch.float32 and torch.equal(one, other)

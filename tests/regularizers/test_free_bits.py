@@ -172,3 +172,34 @@ def test_a_flow_takes_the_total_form_only(form: str) -> None:
 def test_impossible_floors_are_refused(options: dict) -> None:
     with pytest.raises(Refused):
         FreeBits(**{"weight": Constant(value=1.0), "floor": 0.1, "form": "batch_unit", **options})
+
+
+def accumulated_gradient(k: torch.Tensor, floor: float, parts: int, steps: int) -> torch.Tensor:
+    """d loss / d KL of the last of `steps` equal steps, each made of `parts` batches."""
+    regularizer = FreeBits(weight=Constant(value=1.0), floor=floor, form="batch_unit")
+    gradient = torch.zeros_like(k)
+    for step in range(steps):
+        kl = k.clone().requires_grad_()
+        for part, rows in enumerate(kl.chunk(parts)):
+            objective = regularizer(bound(rows), Progress(step, steps, 0, part, parts))
+            (objective.loss / parts).backward()
+        gradient = kl.grad
+    return gradient
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_a_floor_is_compared_with_the_mean_over_all_batches_of_a_step(parts: int) -> None:
+    """From the second equal step on, the gradient is that of one large batch, element by element: units whose batches
+    lie on either side of the floor are decided by the whole."""
+    k = torch.rand(8, 50, generator=torch.Generator().manual_seed(0)).double()
+    whole, split = accumulated_gradient(k, 0.5, 1, 1), accumulated_gradient(k, 0.5, parts, 2)
+    assert torch.equal(whole, split)
+    first = accumulated_gradient(k, 0.5, parts, 1)
+    assert not torch.equal(whole, first), "the planted means lie too far from the floor to tell"
+
+
+def test_what_a_step_remembers_survives_a_checkpoint() -> None:
+    one, two = (FreeBits(weight=Constant(value=1.0), floor=0.5, form="batch_unit") for _ in range(2))
+    one.before = torch.rand(1, 7)
+    two.load_state_dict(one.state_dict())
+    assert torch.equal(one.before, two.before)

@@ -15,7 +15,12 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from ..run import Run
 
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+LAST, PREVIOUS, BEST, EMA = "last.ckpt", "previous.ckpt", "best.ckpt", "ema.ckpt"
+
+
+def folder_of(trainer: Trainer) -> Path:
+    """Where a run's checkpoints lie."""
+    return Path(trainer.default_root_dir) / "checkpoints"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -75,7 +80,7 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.run = Run(trainer.default_root_dir)
-        self.folder = self.run.directory / "checkpoints"
+        self.folder = folder_of(trainer)
         for torn in self.folder.glob(".*.part"):
             torn.unlink()
 
@@ -118,7 +123,7 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loop = trainer.fit_loop
         done = trainer.should_stop or loop.epoch_loop.global_step == loop.max_steps
-        done |= loop.epoch_progress.current.processed == loop.max_epochs
+        done |= trainer.current_epoch == loop.max_epochs  # counted up already
         if not done and self.due(trainer):
             self.save(trainer)
 

@@ -77,9 +77,9 @@ class Look(NamedTuple):
 
 
 class CollapseMonitor(Callback):
-    """Reads the latent every `every_n_steps` steps on `examples` training and held-out examples (one draw), at the
-    first validation after `full_every_n_steps` more steps and at the end on `final_examples`, and turns the readings
-    into a verdict.
+    """Reads the latent every `every_n_steps` steps on `examples` held-out examples (one draw), at the first validation
+    after `full_every_n_steps` more steps and at the end on `final_examples` of both splits, and turns the readings into
+    a verdict.
 
     In somebody else's project: `CollapseMonitor(latents=f(module, batch) → Distribution, decode=f(module, z),
     distance=f(x, decoded))`; with `latents` alone it can convict or be inconclusive, never acquit. `directory` is where
@@ -97,8 +97,8 @@ class CollapseMonitor(Callback):
         examples: int = 64,
         final_examples: int = 512,
         block: int = 256,
-        every_n_steps: int = 100,
-        full_every_n_steps: int = 500,
+        every_n_steps: int = 200,
+        full_every_n_steps: int = 10_000,
         seed: int = 0,
         directory: str | None = None,
     ) -> None:
@@ -156,9 +156,17 @@ class CollapseMonitor(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
+        if isinstance(pl_module, Training) and pl_module.spikes:
+            self.note_spikes(trainer, pl_module)
         if step > self.last_look and step % self.every_n_steps == 0:
             self.last_look = step
             self.look(trainer, pl_module, full=False)
+
+    def note_spikes(self, trainer: Trainer, module: Training) -> None:
+        for spike in module.spikes:
+            if self.run and trainer.is_global_zero:
+                self.run.append("events.jsonl", {**spike, "epoch": trainer.current_epoch, "event": "spike"})
+        module.spikes.clear()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         due = trainer.global_step - self.last_full >= self.full_every_n_steps
@@ -185,7 +193,10 @@ class CollapseMonitor(Callback):
         self.reading = True  # stays so if a reading raises: it would raise again
         found: dict[Split, dict[str, Finding]] = {}
         series: dict[str, Any] = {}
-        for split, probe in self.probes.items():
+        watched = dict(
+            list(self.probes.items())[: None if full or write else 1]
+        )  # between full readings the first alone
+        for split, probe in watched.items():
             detectors = self.detectors if full else self.light
             blocks = probe.blocks if full else probe.first(self.examples)
             try:
@@ -338,14 +349,16 @@ def alarms_of(found: Mapping[str, Finding]) -> set[str]:
 
 
 def unsettled(trend: Sequence[tuple[float, float, float, float]]) -> float | None:
-    """How far gap or R moved over the last fifth of training, relative, beyond what their noise explains."""
+    """How far gap or R moved over the last fifth of training, relative, beyond what their noise explains; where fewer
+    than two readings lie in it, from the last two of all, in proportion."""
     last = [row for row in trend if row[0] >= 0.8]
-    if len(last) < 2:
+    last = last if len(last) > 1 else trend[-2:]
+    if len(last) < 2 or last[-1][0] <= last[0][0]:
         return None
-    moved = []
+    moved, part = [], min(1.0, 0.2 / (last[-1][0] - last[0][0]))
     for column, noisy in ((1, True), (2, False)):
         first, final = last[0][column], last[-1][column]
         noise = 2 * max(row[3] for row in last) if noisy else 0.0
         if max(abs(first), abs(final)) > 1e-9:
-            moved.append(max(0.0, abs(final - first) - noise) / max(abs(first), abs(final)))
+            moved.append(part * max(0.0, abs(final - first) - noise) / max(abs(first), abs(final)))
     return max(moved, default=0.0)

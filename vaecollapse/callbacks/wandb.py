@@ -25,10 +25,10 @@ class WandbDashboard(Callback):
                     histogram = wandb.Histogram(values.ravel().tolist())
                     run.log({f"val/units/{name}": histogram, "trainer/global_step": look.step})
                 for alarm in sorted(look.alarms):
-                    run.alert(title=f"alarm {alarm}", text=f"step {look.step}", level=wandb.AlertLevel.WARN)
+                    run.alert(title=f"alarm {alarm}", text=f"step {look.step}", level="WARN")
                 if look.changed and look.verdict is not None:
                     said = f"step {look.step}: {MEANING[look.verdict.verdict]}. {'. '.join(look.verdict.findings)}"
-                    run.alert(title=f"verdict {look.verdict.verdict}", text=said, level=wandb.AlertLevel.INFO)
+                    run.alert(title=f"verdict {look.verdict.verdict}", text=said, level="INFO")
 
         for monitor in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(monitor, CollapseMonitor) and loggers and trainer.is_global_zero:

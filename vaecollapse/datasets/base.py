@@ -212,6 +212,11 @@ class VAEData(LightningDataModule, ABC):
             )
         return self._loader(dataset, sampler)
 
+    def batches(self, world: int) -> int:
+        """Batches of an epoch on each of `world` processes."""
+        sampler = EpochSampler(len(cast(Sized, self.splits.train)), batch_size=self.batch_size, seed=0, world=world)
+        return -(-len(sampler) // self.batch_size)
+
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._evaluation_loader(self.splits.validation)
 
@@ -223,12 +228,15 @@ class VAEData(LightningDataModule, ABC):
     def _evaluation_loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
         rank, world = _process()
         count = len(cast(Sized, dataset))
-        return self._loader(dataset, WholeBatchSampler(count, batch_size=self.batch_size, rank=rank, world=world))
+        if count < world:
+            raise Refused(f"{count} held-out examples are too few for {world} processes; use fewer devices")
+        size = min(self.batch_size, count // world)  # a process without a batch would wait for the others for ever
+        return self._loader(dataset, WholeBatchSampler(count, batch_size=size, rank=rank, world=world), size)
 
-    def _loader(self, dataset: Dataset[Batch], sampler: Sampler[int]) -> DataLoader[Batch]:
+    def _loader(self, dataset: Dataset[Batch], sampler: Sampler[int], size: int | None = None) -> DataLoader[Batch]:
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
+            batch_size=size or self.batch_size,
             sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,

@@ -59,6 +59,7 @@ class DecoderReliance(Detector):
         self.nats, self.share_of_rate = nats, share_of_rate
         self.share_of_distance, self.share_of_distortion = share_of_distance, share_of_distortion
         self.examples = examples
+        self.known: dict[tuple[int, int, float], Tensor | None] = {}
         self.add_column("gap", "own", "rate", "between", "declared", "normalised")
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
@@ -71,12 +72,19 @@ class DecoderReliance(Detector):
         self.accumulate("gap", wrong - elbo.distortion.double())
         self.accumulate("own", elbo.distortion)
         self.accumulate("rate", elbo.rate)
-        between = vae.between(batch, elbo.z, orders[0])
+        between = self.between_examples(vae, batch, elbo, orders[0])
         self.accumulate("normalised", torch.full((n,), float(vae.normalised)))
         if between is not None:
             self.accumulate("between", between)
         if objective is not None:
             self.accumulate("declared", objective.declared.expand(n))
+
+    def between_examples(self, vae: VAE, batch: Batch, elbo: ELBO, order: Tensor) -> Tensor | None:
+        """The distance of two examples: of the data alone, so a probe's block is measured once."""
+        key = (int(batch.positions()[0]), len(batch.x), float(batch.x.sum()))
+        if key not in self.known:
+            self.known[key] = vae.between(batch, elbo.z, order)
+        return self.known[key]
 
     def light(self) -> "DecoderReliance":
         one = deepcopy(self)

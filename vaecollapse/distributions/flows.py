@@ -45,13 +45,15 @@ class FlowDistribution(Distribution):
         self.base, self.transform, self.inverted, self.spline_range = base, transform, inverted, spline_range
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
-    @property
-    def to_z(self) -> Callable[[Tensor], Tensor]:
-        return self.transform if self.inverted else self.transform.inv
+    def to_z(self, u: Tensor) -> Tensor:
+        """z = T(u)."""
+        with torch.autocast(u.device.type, enabled=False):  # the transform's networks run here, not where it was built
+            return (self.transform if self.inverted else self.transform.inv)(u)
 
     def to_base(self, z: Tensor) -> Tensor:
         """u = T⁻¹(z): where z lies in the base space."""
-        return (self.transform.inv if self.inverted else self.transform)(z)
+        with torch.autocast(z.device.type, enabled=False):
+            return (self.transform.inv if self.inverted else self.transform)(z)
 
     def rebased(self, base: Distribution) -> "FlowDistribution":
         """The same transform on another base."""
@@ -70,12 +72,13 @@ class FlowDistribution(Distribution):
 
     def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """z = T(u) and ln |det ∂z/∂u|; ln p(z) is ln base(u) less that, which costs no inverse."""
-        return self._through(self.to_z, u)
+        return self._through(self.transform if self.inverted else self.transform.inv, u)
 
     def _through(self, transform, value: Tensor) -> tuple[Tensor, Tensor]:
         # zuko's transforms do not broadcast a value against their context
         shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
-        return transform.call_and_ladj(value.expand(shape))
+        with torch.autocast(value.device.type, enabled=False):
+            return transform.call_and_ladj(value.expand(shape))
 
 
 class Flow(nn.Module):

@@ -168,8 +168,8 @@ class AudioVAE(VAE):
         return f"{stage.length} frames of {stage.channels}, dilations {kept}{left_out}"
 
 
-def _dead(note: str, stage: Down | Up, length: int) -> str:
-    return f"{note}, {stage.dead_taps(length)} dead taps"
+def _dead(note: str, stage: nn.Module, length: int) -> str:
+    return f"{note}, {stage.dead_taps(length)} dead taps" if isinstance(stage, Down | Up) else note
 
 
 def _silenced(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -103,7 +103,7 @@ def residual_units(stage: Stage, count: int) -> nn.Sequential:
 
 def dead_in_residuals(units: nn.Sequential, length: int) -> int:
     """Dead taps of a stage's dilated convolutions at `length` frames."""
-    dilations = [unit.wide.dilation[0] for unit in units]
+    dilations = [unit.wide.dilation[0] for unit in units if isinstance(unit, ResidualUnit)]
     return sum(dead_taps(length=length, kernel=3, dilation=d, left=d, outputs=length) for d in dilations)
 
 

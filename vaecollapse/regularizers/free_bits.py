@@ -4,10 +4,12 @@ A floor removes the price of the nats below it; it exerts no force. Above it the
 form's reduction factor.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ..elbo import ELBO, Objective, Progress
@@ -43,37 +45,41 @@ def grouped(kl: Float[Tensor, "batch *unit"], groups: str) -> Float[Tensor, "bat
     return kl.flatten(1) if groups == "unit" else kl.flatten(2).mean(2)
 
 
-def is_above(
-    k: Float[Tensor, "rows groups"], floor: float, *, batch_inside: bool, across: bool
-) -> Bool[Tensor, "rows groups"]:
-    """Which groups still pay. A batch mean is the mean over all ranks, so that every rank decides the same; a reading
-    prices its own block (`across` False), since ranks read different numbers of them."""
-    if batch_inside and across and torch.distributed.is_available() and torch.distributed.is_initialized():
-        k = k.detach().clone()
+def over_ranks(k: Float[Tensor, "rows groups"]) -> Float[Tensor, "rows groups"]:
+    """A batch mean as the mean over all ranks, so that every rank decides the same."""
+    k = k.detach()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        k = k.clone()
         torch.distributed.all_reduce(k)
         k = k / torch.distributed.get_world_size()
-    return k > floor
+    return k
 
 
 def free_bits(
-    k: Float[Tensor, "batch groups"], floor: float, form: Form, units: int, scale: float = 1.0, across: bool = True
+    k: Float[Tensor, "batch groups"],
+    floor: float,
+    form: Form,
+    units: int,
+    scale: float = 1.0,
+    gather: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " groups"], Float[Tensor, "*shape"]]:
     """The penalty in nats, d penalty / d KL per group (mean over examples), and the KL per unit that was compared.
 
     `k` is nats per unit. The clamps sum over units: Σ_g n_g max(floor, k_g); `zero`: Σ_g n_g k_g 1[k_g > floor];
-    `subtract` is the hinge: scale · mean_g max(k_g − floor, 0).
+    `subtract` is the hinge: scale · mean_g max(k_g − floor, 0). `gather` makes of this batch's mean the one that is
+    compared (over ranks, over the batches of a step).
     """
     count = k.shape[1]
     if form.batch_inside:
         k = k.mean(0, keepdim=True)
-    above = is_above(k, floor, batch_inside=form.batch_inside, across=across)
+    compared = gather(k) if gather and form.batch_inside else k.detach()
+    above = compared > floor
     if form.below == "subtract":
         terms, factor = scale / count * (k - floor) * above, scale / units
     else:
         below = floor if form.below == "floor" else 0.0
         terms, factor = units / count * torch.where(above, k, torch.full_like(k, below)), 1.0
     acting = factor * above.to(k.dtype).mean(0)
-    compared = k.detach()
     return terms.sum(1).mean(), acting, compared[0] if form.batch_inside else compared
 
 
@@ -82,6 +88,7 @@ class FreeBits(Regularizer):
 
     `form: auto` is `batch_unit`, and `batch_total` where posterior or prior is a flow: there the KL is one Monte Carlo
     number per example, so a per-unit or per-example floor has no meaning and is refused.
+    With gradient accumulation `batch_*` forms compare the mean over all batches of a step (see `gathered`).
     `scale` (hinge only): `one` divides by units, as practitioners do, `units` keeps a clamp's gradient above the floor.
     """
 
@@ -111,13 +118,16 @@ class FreeBits(Regularizer):
             raise Refused(f"scale and mean_batch belong to the hinge, but form={form}: set regularizer.form=hinge")
         self.floor, self.form, self.groups, self.scale = float(floor), form, groups, scale
         self.mean_batch = mean_batch
+        self.sum = self.before = torch.zeros(0)
 
     def forward(self, elbo: ELBO, progress: Progress) -> Objective:
         form = self.resolved(elbo)
         per_unit = elbo.kl.ndim > 1
         k = grouped(elbo.kl, form.groups or self.groups) if per_unit else elbo.kl.unsqueeze(1) / elbo.units
         scale = float(elbo.units) if self.scale == "units" else 1.0
-        penalty, acting, compared = free_bits(k, self.floor, form, elbo.units, scale, self.training)
+        # a reading prices its own block, since ranks read different numbers of them
+        gather = partial(self.gathered, progress=progress) if self.training else None
+        penalty, acting, compared = free_bits(k, self.floor, form, elbo.units, scale, gather)
         # a clamp compares nats of the whole group, the hinge nats per unit
         size = 1.0 if form.below == "subtract" else elbo.units / k.shape[1]
         weight = penalty.new_tensor(self.weight(progress))
@@ -133,6 +143,28 @@ class FreeBits(Regularizer):
                 "units_per_group": weight.new_tensor(size),
             },
         )
+
+    def gathered(self, k: Float[Tensor, "rows groups"], progress: Progress) -> Float[Tensor, "rows groups"]:
+        """The batch mean that is compared: over ranks, and over all batches whose gradients add up to one step.
+
+        All batches of a step must be decided alike, and those to come are not known: they are compared by the mean of
+        the step before (in the first step, by what has been seen of it).
+        """
+        k = over_ranks(k)
+        if progress.parts == 1:
+            return k
+        first = progress.part == 0 or self.sum.shape != k.shape
+        self.sum = k if first else self.sum + k
+        mean = self.before.to(k) if self.before.shape == k.shape else self.sum / (progress.part + 1)
+        if progress.part + 1 == progress.parts:
+            self.before = self.sum / progress.parts
+        return mean
+
+    def get_extra_state(self) -> Tensor:
+        return self.before
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.before = state
 
     def resolved(self, elbo: ELBO) -> Form:
         """The form at work on this latent; Refused where there is no KL per unit and the form needs one."""

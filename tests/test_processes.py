@@ -1,0 +1,48 @@
+"""One process, two and four read and charge the same. All laws share one start of each per session."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from group import laws
+
+from vaecollapse.regularizers.free_bits import FORMS
+
+
+@pytest.fixture(scope="session", params=[2, 4])
+def group(request, tmp_path_factory) -> list[dict]:
+    folder, world = tmp_path_factory.mktemp("group"), request.param
+    line = [sys.executable, str(Path(__file__).parent / "group.py")]
+    ranks = [subprocess.Popen([*line, str(rank), str(world), str(folder)]) for rank in range(world)]
+    assert [process.wait(timeout=180) for process in ranks] == [0] * world
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
+
+
+@pytest.fixture(scope="session")
+def alone() -> dict:
+    return laws(slice(None))
+
+
+def test_every_reading_is_the_same(group: list[dict], alone: dict) -> None:
+    for rank in group:
+        assert rank["readings"].keys() == alone["readings"].keys()
+        assert {"linear/price_of_a_nat", "flow/gap", "flow/mi"} <= rank["readings"].keys()
+        for name, (value, se, n) in alone["readings"].items():
+            assert rank["readings"][name][2] == n, name
+            for theirs, ours in zip(rank["readings"][name], (value, se), strict=False):
+                assert theirs == (None if ours is None else pytest.approx(ours, rel=1e-6, abs=1e-9)), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_floor_acts_on_the_mean_over_all_ranks(group: list[dict], alone: dict, form: str) -> None:
+    """DDP averages the ranks' gradients; each rank holds its part of the examples, its gradient counts as much."""
+    whole = torch.tensor([row for rank in group for row in rank["gradients"][form]])
+    torch.testing.assert_close(whole / len(group), torch.tensor(alone["gradients"][form]))
+
+
+def test_an_optimal_scale_is_that_of_all_ranks(group: list[dict], alone: dict) -> None:
+    for rank in group:
+        assert rank["scales"] == pytest.approx(alone["scales"], rel=1e-6)
