@@ -125,7 +125,10 @@ def main() -> None:
             while kills < wanted:
                 moment = rng.uniform(0, seconds)
                 if not killed(again, moment):  # it was done sooner this time
-                    break
+                    if kills:
+                        break
+                    shutil.rmtree(directory)
+                    continue
                 kills += 1
                 if (directory / "config.yaml").exists() and (directory / "overrides.txt").exists():
                     again = [f"resume={directory}"]

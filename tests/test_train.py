@@ -97,7 +97,11 @@ def test_a_run_leaves_every_promised_file_and_no_other(directories):
     assert len(directories) == 5
     for directory in directories:
         assert PROMISED <= {path.name for path in directory.iterdir()} <= PROMISED | {"samples", "report.html"}
-        assert {path.name for path in (directory / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+        assert {path.name for path in (directory / "checkpoints").iterdir()} == {
+            "best.ckpt",
+            "last.ckpt",
+            "previous.ckpt",
+        }
 
 
 def test_config_is_resolved_and_says_what_was_typed(dead, sweep):
@@ -234,7 +238,7 @@ def test_the_last_epoch_is_validated_however_few_there_are(epochs, tmp_path):
 
 
 @pytest.mark.parametrize(("sent", "codes"), [(signal.SIGINT, {130}), (signal.SIGTERM, {130, 143})])
-def test_an_interrupted_run_leaves_verdict_and_checkpoint_and_says_one_line(sent, codes, tmp_path):
+def test_an_interrupted_run_leaves_verdict_and_checkpoint_and_says_how_to_go_on(sent, codes, tmp_path):
     """Right after the first numbers, long before the first validation."""
     process = subprocess.Popen([SCRIPT, "model=linear", "max_epochs=100000"], cwd=tmp_path, env=environment(),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
@@ -252,7 +256,9 @@ def test_an_interrupted_run_leaves_verdict_and_checkpoint_and_says_one_line(sent
     assert [path.suffix for path in (run / "checkpoints").glob("last.ckpt")] == [".ckpt"]
     assert all(weights.isfinite().all() for weights in parameters(run).values())
     assert process.returncode in codes
-    assert [line for line in err.splitlines() if line.startswith(f"{cli.NAME}:")] == err.splitlines()[-1:]
+    advice, ended = err.splitlines()[-2:]
+    assert [line for line in err.splitlines() if line.startswith(f"{cli.NAME}:")] == [advice, ended]
+    assert advice == f"{cli.NAME}: go on with: {cli.NAME} resume={run.relative_to(tmp_path)}"
     assert "Traceback" not in out + err
 
 

@@ -89,7 +89,10 @@ class Run:
                 raise Refused(f"another process is training in {self.directory}: wait for it, or stop it") from error
             except OSError:  # a file system without locks
                 pass
-            yield
+            try:
+                yield
+            finally:
+                (self.directory / ".lock").unlink(missing_ok=True)
 
     def text(self, name: str) -> str:
         return (self.directory / name).read_text(encoding="utf-8")

@@ -51,8 +51,8 @@ class Checkpoints(Checkpoint):
     end of training, the one before it as `previous.ckpt`, and the weights of the best validation as `best.ckpt`.
 
     A checkpoint is only taken where training can go on from it exactly: after an optimizer step with no validation due,
-    or at the end of an epoch. Ctrl-C and SIGTERM wait for such a place while a step is being taken (a second Ctrl-C
-    does not wait).
+    or at the end of an epoch. Ctrl-C and SIGTERM wait for such a place while a step is being taken or written (a
+    second Ctrl-C does not wait).
     """
 
     def __init__(self, *, every_seconds: float = 30.0, every_steps: int = 500) -> None:
@@ -60,7 +60,7 @@ class Checkpoints(Checkpoint):
         self.every_seconds, self.every_steps = every_seconds, every_steps
         self.run: Run | None = None
         self.best = math.inf
-        self.saved_at, self.saved_step = -math.inf, 0
+        self.saved_at, self.saved_step, self.epoch = -math.inf, 0, 0
         self.stepping = self.interrupted = False
         self.before: Any = None
 
@@ -73,6 +73,7 @@ class Checkpoints(Checkpoint):
         self.best = state_dict["best"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["epoch"] = min(checkpoint["epoch"], self.epoch)  # of the weights; Lightning's counts on at the end
         if self.run is not None:
             checkpoint["files"] = self.run.marks()
 
@@ -110,20 +111,20 @@ class Checkpoints(Checkpoint):
             self.before = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self.stepping = True
+        self.stepping, self.epoch = True, trainer.current_epoch
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self.stepping = False
         stop = self.interrupted or (trainer.received_sigterm and trainer.world_size == 1)
         if self.between_steps(trainer) and (stop or self.due(trainer)):
             self.save(trainer)
+        self.stepping = False
         if self.interrupted:
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loop = trainer.fit_loop
         done = trainer.should_stop or loop.epoch_loop.global_step == loop.max_steps
-        done |= trainer.current_epoch == loop.max_epochs  # counted up already
+        done |= trainer.current_epoch + 1 == loop.max_epochs
         if not done and self.due(trainer):
             self.save(trainer)
 
