@@ -5,13 +5,18 @@ import json
 import lightning.pytorch as pl
 import pytest
 import torch
-from planted import gaussian_data
+from planted import gaussian_data, optimum
 from torch import nn
 from torch.distributions import Normal
 from torch.utils.data import DataLoader, TensorDataset
 
 from vaecollapse import CollapseMonitor
+from vaecollapse.callbacks.probes import own_probe
+from vaecollapse.datasets.gaussian import GaussianData
 from vaecollapse.refusal import Refused
+from vaecollapse.regularizers.beta import Beta
+from vaecollapse.regularizers.coefficients import Constant
+from vaecollapse.training import Training
 
 
 class TheirVAE(pl.LightningModule):
@@ -158,3 +163,13 @@ def test_without_a_validation_loader_nothing_is_acquitted() -> None:
                          enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
     trainer.fit(TheirVAE(0.5), DataLoader(TensorDataset(gaussian_data(1024).float()), 128, shuffle=True))
     assert monitor.verdict is not None and monitor.verdict.verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("examples", [600, 20_000])
+def test_what_the_monitor_holds_does_not_grow_with_the_data(examples: int) -> None:
+    data = GaussianData(examples=examples, val_examples=examples, batch_size=64)
+    module = Training(vae=optimum(5, e=1.0), regularizer=Beta(weight=Constant(value=1.0)), optimizer=torch.optim.Adam)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        probe = own_probe(module, loader, 512, 256, {})
+        held = sum(block.x.numel() * block.x.element_size() for block in probe.blocks)
+        assert held == 512 * 8 * probe.blocks[0].x.element_size()
