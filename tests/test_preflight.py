@@ -101,7 +101,7 @@ def test_the_forecast_of_a_distance_counts_planted_directions(beta: float, expec
     def cells(n: int):
         codes = torch.randn(n, 6, generator=generator) * strength
         values = codes @ ways + 0.5 * torch.randn(n, 600, generator=generator)
-        return [(part, torch.ones_like(part)) for part in values.split(300, 1)]
+        return [(part, torch.ones_like(part, dtype=torch.bool)) for part in values.split(300, 1)]
 
     assert forecast_distance(cells(400), cells(400), beta=beta, units=16).directions == expected
 
@@ -113,7 +113,7 @@ def test_speech_is_forecast_alive_at_a_hundredth_and_dead_at_one(fsdd) -> None:
     likelihood = SpectralLikelihood()
     parts = [data.examples(split, 300) for split in ("train", "validation")]
     likelihood.calibrate(parts[0].x, parts[0].mask)
-    cells = [likelihood.log_magnitudes(part.x, part.mask) for part in parts]
+    cells = [list(likelihood.log_magnitudes(part.x, part.mask)) for part in parts]
     found = [forecast_distance(*cells, beta=beta, units=16).directions for beta in (0.01, 0.1, 1.0)]
     assert found[0] >= 16 and 3 <= found[1] <= 12 and found[2] == 0
     table = floor_table(likelihood, parts[0])
@@ -134,3 +134,31 @@ def test_a_floor_far_below_the_data_is_warned_of() -> None:
         tables.append(floor_table(likelihood, Batch(clips)))
     assert tables[0].warning is not None and "floor_db" in tables[0].warning
     assert tables[1].warning is None
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.3])
+def test_a_cell_no_training_clip_covers_tells_nothing(beta: float) -> None:
+    """Held-out clips that are longer than every training clip change no forecast."""
+    generator = torch.Generator().manual_seed(0)
+    values = [2.0 * torch.randn(200, 4, generator=generator) @ torch.randn(4, 300, generator=generator) - 7
+              for _ in range(2)]  # fmt: skip
+    short = torch.ones(200, 300, dtype=torch.bool)
+    short[:, 200:] = False
+    longer = short.clone()
+    longer[:10] = True
+    price = price_of(NormalLikelihood(scale_mode="learned"), beta)
+    for held in (short, longer):
+        assert forecast_distance([(values[0], short)], [(values[1], short)], beta=beta, units=8).directions == (
+            forecast_distance([(values[0], short)], [(values[1], held)], beta=beta, units=8).directions
+        )
+    one, two = (forecast_cells((values[0], short), (values[1], held), price=price, units=8) for held in (short, longer))
+    assert two.e == pytest.approx(one.e, rel=0.2)
+
+
+def test_copies_of_one_clip_and_a_distance_without_scales_are_no_error() -> None:
+    clip = torch.sin(torch.arange(4096) / 5)[None].repeat(6, 1)
+    likelihood = SpectralLikelihood()
+    likelihood.calibrate(clip)
+    assert "copies" in (floor_table(likelihood, Batch(clip)).warning or "")
+    cells = list(likelihood.log_magnitudes(clip))
+    assert forecast_distance(cells, cells, beta=0.01, units=4).directions == 0

@@ -2,16 +2,21 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import killing
 import pytest
+import torch
+from omegaconf import OmegaConf
 
+from vaecollapse import config, loading
 from vaecollapse.refusal import Refused
 from vaecollapse.resuming import replayed
 from vaecollapse.run import Run
+from vaecollapse.tasks import train
 
 HERE = Path(__file__).parent
 
@@ -62,6 +67,25 @@ def test_a_planted_command_line_is_refused(run, line: str) -> None:
         replayed([f"resume={run}"])
 
 
+@pytest.mark.parametrize("line", ["trust=[evil]", "resume=elsewhere"])
+def test_trust_is_what_is_typed_now(run, line: str) -> None:
+    (run / "overrides.txt").write_text(f"model=linear\n{line}\n")
+    with pytest.raises(Refused, match="no run writes"):
+        replayed([f"resume={run}"])
+
+
+@pytest.mark.parametrize("given", ["~nobody-of-this-name/x", "a" * 300, "nothing"])
+def test_a_path_that_cannot_be_is_refused(given: str) -> None:
+    with pytest.raises(Refused, match="resume="):
+        replayed([f"resume={given}"])
+
+
+def test_an_unreadable_command_line_is_refused(run) -> None:
+    (run / "overrides.txt").write_bytes(b"model=\xff\n")
+    with pytest.raises(Refused, match="cannot be read"):
+        replayed([f"resume={run}"])
+
+
 def test_a_folder_that_is_no_run_and_a_sweep_are_refused(run, tmp_path_factory) -> None:
     with pytest.raises(Refused, match="no run directory"):
         replayed([f"resume={tmp_path_factory.mktemp('empty')}"])
@@ -95,3 +119,112 @@ def test_one_process_at_a_time_trains_in_a_directory(tmp_path) -> None:
     with Run(tmp_path).alone():
         assert other() == "refused"
     assert other() == "in"
+
+
+# ---- in one process, on one small run
+
+LINE = ["model=linear", "dataset.examples=300", "batch_size=64", "max_epochs=2", "trainer.accelerator=cpu"]
+
+
+def trained(folder: Path, *more: str) -> Path:
+    whole = [*LINE, f"logger.csv.directory={folder}", *more]
+    train(config.compose(whole), folder, whole)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    return trained(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture
+def copied(small, tmp_path) -> Path:
+    shutil.copytree(small, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def goes_on(directory: Path, *more: str) -> None:
+    whole = [*(line for line in LINE if "max_epochs" not in line), f"logger.csv.directory={directory}", "max_epochs=4",
+             f"resume={directory}", *more]  # fmt: skip
+    train(config.compose(whole), directory, whole)
+
+
+def test_a_finished_run_is_trained_longer_and_remembers_it(copied) -> None:
+    goes_on(copied)
+    epochs = [row["epoch"] for row in Run(copied).lines("metrics.jsonl") if "val/selection" in row]
+    assert epochs[-1] == 3
+    assert (
+        "max_epochs=4" in (copied / "overrides.txt").read_text()
+        and "resume" not in (copied / "overrides.txt").read_text()
+    )
+    assert "max_epochs: 4" in (copied / "config.yaml").read_text()
+    with pytest.raises(Refused, match="has done its 4 epochs"):
+        goes_on(copied)
+
+
+def test_files_that_lead_out_of_the_directory_are_not_written_to(copied, tmp_path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (copied / "metrics.jsonl").unlink()
+    (copied / "metrics.jsonl").symlink_to(victim)
+    with pytest.raises(Refused, match="leads out"):
+        goes_on(copied)
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("group", ["callback", "logger"])
+def test_a_planted_writer_is_refused(copied, tmp_path, group: str) -> None:
+    target = {"callback": "callbacks.ModelCheckpoint", "logger": "loggers.CSVLogger"}[group]
+    place = {"callback": "dirpath", "logger": "save_dir"}[group]
+    planted = [f"+{group}.x._target_=lightning.pytorch.{target}", f"+{group}.x.{place}={tmp_path}/outside"]
+    kept = OmegaConf.load(copied / "config.yaml")
+    kept[group]["x"] = {"_target_": f"lightning.pytorch.{target}", place: f"{tmp_path}/outside"}
+    OmegaConf.save(kept, copied / "config.yaml")
+    with pytest.raises(Refused, match="outside its directory"):
+        goes_on(copied, *planted)
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_checkpoint_that_is_none_is_one_sentence(copied) -> None:
+    for name in ("last", "previous"):
+        torch.save({"state_dict": {}}, copied / "checkpoints" / f"{name}.ckpt")
+    with pytest.raises(Refused, match="no checkpoint to go on from"):
+        goes_on(copied)
+
+
+@pytest.mark.parametrize(
+    "more", ["trainer.accumulate_grad_batches=2", "trainer.precision=32-true", "trainer.devices=2"]
+)
+def test_a_trainer_that_takes_other_steps_is_refused(copied, more: str) -> None:
+    with pytest.raises(Refused, match="another run"):
+        goes_on(copied, more)
+
+
+def test_other_data_are_refused(copied) -> None:
+    content = Run(copied).read("provenance.json")
+    Run(copied).write("provenance.json", content | {"data": content["data"] | {"hash": "0" * 64}})
+    with pytest.raises(Refused, match="not those of the run"):
+        goes_on(copied)
+
+
+def test_a_table_cut_back_to_nothing_gets_its_header_again(tmp_path) -> None:
+    run = Run(tmp_path)
+    run.append_csv("units.csv", ["step", "kl"], [[1, 2.0]])
+    run.cut_back({})
+    run.append_csv("units.csv", ["step", "kl"], [[1, 2.0]])
+    assert (tmp_path / "units.csv").read_text() == "step,kl\n1,2.0\n"
+
+
+def test_init_from_starts_a_new_run_from_the_weights_alone(small, tmp_path) -> None:
+    """With a step of length 0 they are also what it ends with; where they came from is recorded."""
+    new = trained(tmp_path / "new", f"init_from={small}", "lr=1e-30", "seed=3")
+    one, two = (loading.load_weights(each / "checkpoints" / name).state for each, name in
+                ((small, "best.ckpt"), (new, "last.ckpt")))  # fmt: skip
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-6, atol=1e-7)
+    assert Run(new).read("provenance.json")["init_from"]["file"].endswith("best.ckpt")
+
+
+def test_weights_of_another_architecture_are_refused(small, tmp_path) -> None:
+    with pytest.raises(Refused, match="holds another"):
+        trained(tmp_path / "new", f"init_from={small}", "latent_dim=3")

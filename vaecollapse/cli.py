@@ -174,7 +174,8 @@ class Session:
                 raise Refused(sentence)
             self.say(f"warning: {sentence}")
         _show_log()
-        if os.getcwd() not in sys.path:  # a console script does not see the user's own package beside it
+        # a console script does not see the user's own package beside it; a resumed run may be a stranger's
+        if os.getcwd() not in sys.path and (not cfg.resume or cfg.trust):
             sys.path.append(os.getcwd())
         from .tasks import train as task
 
@@ -211,9 +212,12 @@ class Session:
 
     def go_on(self, directory: Path) -> None:
         """The command that takes up what was interrupted, where a checkpoint is left."""
-        if (directory / "checkpoints" / "last.ckpt").exists():
+        from .resuming import FREE, key
+
+        if first_process() and (directory / "checkpoints" / "last.ckpt").exists():
+            more = [line for line in self.argv if "resume" in map(key, self.argv) and key(line) in FREE]
             directory = directory.relative_to(self.start) if directory.is_relative_to(self.start) else directory
-            self.say(f"go on with: {self.name} {shlex.quote(f'resume={directory}')}")
+            self.say(f"go on with: {shlex.join([self.name, f'resume={directory}', *more])}")
 
     def failed(self, error: Exception) -> int:
         """The exit code for what Hydra raised. After a job has begun it is a bug, and a bug shows its traceback."""

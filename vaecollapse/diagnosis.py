@@ -181,7 +181,7 @@ def decide(held_out: Readings, training: Readings, facts: Facts) -> Decision:
         return without_gap(held_out)
     if gap == "absent":
         return gap_absent(held_out, training)
-    return gap_material(held_out, facts) if gap == "material" else gap_undecided(held_out, training)
+    return gap_material(held_out, training, facts) if gap == "material" else gap_undecided(held_out, training)
 
 
 def gap_absent(held_out: Readings, training: Readings) -> Decision:
@@ -204,11 +204,13 @@ def gap_absent(held_out: Readings, training: Readings) -> Decision:
     return Decision(state, deciding, why)
 
 
-def gap_material(held_out: Readings, facts: Facts) -> Decision:
+def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decision:
     alive, shown = directions(held_out), ["gap", "information_rank", "mi"]
     if status(held_out, "sigma_median") == "material" and status(held_out, "beta_effective") == "absent":
         why = "the median σ is {sigma_median:.2g} and a nat costs {beta_effective:.2g} of the ELBO's price"
         return Decision("variance_collapse", ["sigma_median", "beta_effective", "rate"], phrase(why, held_out))
+    if memorised(held_out, training):
+        return kept_little(held_out, training)
     rank = held_out.get("information_rank", MISSING)
     if facts.forecast and rank.status == "measured" and alive <= facts.forecast / 2:
         why = f"{alive:.0f} of the {facts.forecast} directions that the data offers at this price are alive"
@@ -224,7 +226,7 @@ def gap_material(held_out: Readings, facts: Facts) -> Decision:
 
 def small_interval(finding: Finding) -> tuple[float, float]:
     """The 95 % interval of a mean of few examples, by Student's t."""
-    half = float(stdtrit(finding.n - 1, 0.975)) * (finding.se or 0.0)
+    half = float(stdtrit(finding.n - 1, 0.975)) * (math.inf if finding.se is None else finding.se)
     return (finding.value or 0.0) - half, (finding.value or 0.0) + half
 
 
@@ -241,15 +243,20 @@ def memorised(held_out: Readings, training: Readings) -> bool:
     return least > (mine.threshold or 0.0) and most < max(other.threshold or 0.0, CONTRAST_SHARE * least)
 
 
+def kept_little(held_out: Readings, training: Readings) -> Decision:
+    mine, other = training["gap"], held_out["gap"]
+    most = small_interval(other)[1]
+    why = (
+        f"on {mine.n} training examples z is worth {mine.value:.3g}, on {other.n} held-out ones at most {most:.2g}, "
+        f"{max(0.0, most) / (mine.value or math.inf):.0%} of it"
+    )
+    return Decision("overfit", ["train/gap", "gap", "rate"], why)
+
+
 def gap_undecided(held_out: Readings, training: Readings) -> Decision:
     gap = held_out["gap"]
     if memorised(held_out, training):
-        mine, most = training["gap"], small_interval(gap)[1]
-        why = (
-            f"on {mine.n} training examples z is worth {mine.value:.3g}, on {gap.n} held-out ones at most {most:.2g}, "
-            f"{max(0.0, most) / (mine.value or math.inf):.0%} of it"
-        )
-        return Decision("overfit", ["train/gap", "gap", "rate"], why)
+        return kept_little(held_out, training)
     if status(held_out, "floor_saturation") == "material":
         why = "{floor_saturation:.0%} of the groups sit at the floor; what lies under it is undecided"
         return Decision("rate_pinned", ["floor_saturation", "rate", "gap"], phrase(why, held_out))
@@ -259,6 +266,9 @@ def gap_undecided(held_out: Readings, training: Readings) -> Decision:
         why = phrase("{dead_units:.0f} of {units:.0f} units are dead", held_out)
         return Decision("partial_collapse", ["gap", "dead_units", "rate"], why)
     why = f"the gap lies in [{low:.3g}, {high:.3g}] over {gap.n} examples, which does not decide against {size:.3g}"
+    if low > size or high < size:
+        said = "show that it matters" if low > size else "rule it out"
+        why = f"the gap lies in [{low:.3g}, {high:.3g}], but {gap.n} examples are too few to {said}"
     return Decision("inconclusive", ["gap", "rate", "mi"], why)
 
 

@@ -7,6 +7,7 @@ tensors and plain values. torch and Lightning are imported late, so that a misty
 import importlib
 import inspect
 import json
+import os
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +22,13 @@ from .refusal import Refused
 PACKAGES = ("vaecollapse.", "torch.nn.", "torch.optim.", "lightning.pytorch.")
 NEEDED = ("model", "dataset", "regularizer")
 LONGEST_TEXT, LONGEST_VALUE, DEEPEST = 2**20, 10_000, 32  # bytes, characters, levels
+PLACES = ("dirpath", "save_dir", "dir", "directory", "filename", "log_dir", "default_root_dir", "root_dir", "path")
 ENTRIES = 100_000  # of a checkpoint
 
 
 def run_directory(directory: Path | str) -> Path:
     """The directory as a path. Refused where it is no training run's."""
-    root = Path(directory).expanduser()
+    root = Path(os.path.expanduser(directory))
     if not root.is_dir():
         raise Refused(f"run={root} is no folder: give a run directory, such as outputs/train/<time>")
     if not (root / "config.yaml").exists():
@@ -246,6 +248,7 @@ class Weights(NamedTuple):
     epoch: int
     step: int
     file: Path
+    total: int | None = None  # steps of the plan its schedules follow
 
 
 def checkpoint_of(directory: Path | str, which: str = "best") -> Path:
@@ -284,6 +287,72 @@ def load_weights(path: Path | str) -> Weights:
     if type(epoch) is not int or type(step) is not int or not (0 <= epoch < 2**31 and 0 <= step < 2**63):
         raise _bad(file, "does not say which epoch and step it is of")
     return Weights(state, epoch, step, file)
+
+
+def load_state(directory: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The newest whole checkpoint of a run that is to go on, and its content; (None, {}) where there is none yet."""
+    import torch
+
+    folder = directory / "checkpoints"
+    bad = None
+    for name in ("last.ckpt", "previous.ckpt"):
+        if not (folder / name).exists():
+            continue
+        file = inside(directory, f"checkpoints/{name}")
+        try:
+            _check_zip(file)
+            state = torch.load(str(file), map_location="cpu", weights_only=True, mmap=True)
+            if not _goes_on(state):
+                raise _bad(file, "is no checkpoint to go on from")
+            return file, state
+        except Exception as error:  # torn, or hostile: the one before may be whole
+            bad = bad or (
+                error if isinstance(error, Refused) else _bad(file, f"cannot be read ({type(error).__name__})")
+            )
+    if bad:
+        raise bad
+    return None, {}
+
+
+def _goes_on(state: Any) -> bool:
+    """Does it hold what is read before Lightning takes over: counts, and sizes of files?"""
+    try:
+        counts = [
+            state["global_step"], state["epoch"], state["training"]["total"], *state["files"].values(),
+            state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
+        ]  # fmt: skip
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return isinstance(state["state_dict"], dict) and all(type(each) is int and 0 <= each < 2**62 for each in counts)
+
+
+def refuse_links(directory: Path) -> None:
+    """Refused where something in a directory that will be written to leads out of it."""
+    root = directory.resolve()
+    for folder, folders, files in os.walk(directory):
+        for name in (*folders, *files):
+            path = Path(folder) / name
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise Refused(f"{path} is a link that leads out of the run directory: put the file itself there")
+
+
+def refuse_other_places(content: dict, directory: Path, trust: Sequence[str] = ()) -> None:
+    """Refused where a callback, logger or trainer of a replayed configuration would write outside its directory."""
+    root = directory.resolve()
+    for group in ("callback", "logger", "trainer"):
+        for path, node in _nodes(content.get(group)):
+            target = str(node.get("_target_", ""))
+            if (target.startswith("vaecollapse.") and group != "logger") or target.partition(".")[0] in trust:
+                continue
+            for name, value in node.items():
+                place = isinstance(value, str) and (
+                    name in PLACES or os.path.isabs(value) or value.startswith(("~", ".."))
+                )
+                if place and not (Path.cwd() / value).resolve().is_relative_to(root):
+                    raise Refused(
+                        f"{group}.{path + '.' if path else ''}{name}={value} of this run lies outside its directory: "
+                        "start anew with init_from, or type that override again"
+                    )
 
 
 def _bad(file: Path, what: str) -> Refused:

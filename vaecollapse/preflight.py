@@ -1,11 +1,11 @@
 """Before step 1: what cannot work is refused, and what will happen is forecast."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .batch import Batch
@@ -22,14 +22,15 @@ def critical_price(eigenvalues: Float[Tensor, " d"], examples: int, e: float) ->
     return e * max(1.1, (1 + math.sqrt(len(eigenvalues) / examples)) ** 2)
 
 
-Cells = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]  # values and their validity, (clips, cells)
+Cells = tuple[Float[Tensor, "_ _"], Bool[Tensor, "_ _"]]  # values and their validity, (clips, cells)
 
 
 class Forecast(NamedTuple):
-    """`directions` of the data pay for themselves: their variance exceeds `e`. `largest` are the first variances, and
-    `residual` is the variance per cell that the living directions leave over (squared units of the cells)."""
+    """`directions` of the `offered` ones, whose variance exceeds the price `e`, fit the latent. `largest` are the first
+    variances, and `residual` is the variance per cell that the living ones leave over (squared units of the cells)."""
 
     directions: int
+    offered: int
     e: float
     largest: tuple[float, ...]
     residual: float
@@ -65,7 +66,8 @@ def settled(values: Float[Tensor, " directions"], total: float, cells: float, pr
         if abs(left - residual) <= 1e-9 * residual:
             break
         residual = left
-    return Forecast(alive, price(residual), tuple(values[:4].tolist()), residual)
+    e = price(residual)
+    return Forecast(alive, int((values > e * margin).sum()), e, tuple(values[:4].tolist()), residual)
 
 
 def forecast(x: Float[Tensor, "n *event"], *, price: Price, units: int) -> Forecast:
@@ -87,8 +89,8 @@ def forecast_cells(training: Cells, held_out: Cells, *, price: Price, units: int
     """As `forecast`, for features with more cells than clips: directions of the training clips, their variance on the
     held-out ones."""
     values, valid = training
-    mean = (values * valid).sum(0) / valid.sum(0).clamp(min=1)
-    train, held = (((v - mean) * m).double() for v, m in (training, held_out))
+    mean, known = (values * valid).sum(0) / valid.sum(0).clamp(min=1), valid.any(0)
+    train, held = (((v - mean) * m * known).double() for v, m in (training, held_out))
     ways = torch.linalg.svd(train, full_matrices=False).Vh
     variances = (held @ ways.T).square().mean(0)
     total, cells = float(held.square().sum(1).mean()), float(held_out[1].sum(1).double().mean())
@@ -110,14 +112,18 @@ def rehearse(vae: VAE, regularizer: Regularizer, batch: Batch) -> Objective:
     return objective
 
 
-def deviations(cells: Cells, mean: Float[Tensor, " cells"]) -> Float[Tensor, "clips cells"]:
-    """Deviations from the mean over clips, each over √(cells of its clip): their squares sum to a mean."""
+def deviations(
+    cells: Cells, mean: Float[Tensor, " cells"], known: Bool[Tensor, " cells"]
+) -> Float[Tensor, "clips cells"]:
+    """Deviations from the training clips' mean, each over √(cells of its clip): their squares sum to a mean. A cell
+    that no training clip covers has none."""
     values, valid = cells
+    valid = valid * known
     return (values - mean) * valid / valid.sum(1, keepdim=True).clamp(min=1).sqrt()
 
 
 def forecast_distance(
-    training: list[Cells], held_out: list[Cells], *, beta: float, units: int, rounds: int = 4
+    training: Iterable[Cells], held_out: Iterable[Cells], *, beta: float, units: int, rounds: int = 4
 ) -> Forecast:
     """Directions of the data that pay for themselves under Σ over scales of a mean-reduced L1 of log features.
 
@@ -126,13 +132,17 @@ def forecast_distance(
     is read on the held-out clips (with more cells than clips the training eigenvalues are mostly noise), and s is what
     the living directions leave over, by iteration. The relative L2 term is left out. Local stability only.
     """
-    means = [(v * m).sum(0) / m.sum(0).clamp(min=1) for v, m in training]
-    train, held = ([deviations(c, mean) for c, mean in zip(part, means, strict=True)] for part in (training, held_out))
     # With more cells than clips everything is read off the clips' inner products, one matrix per scale.
-    inner = [(a @ a.T).double() for a in train]
-    cross = [(b @ a.T).double() for a, b in zip(train, held, strict=True)]
-    energy = [b.square().sum().double() for b in held]
-    spread, alive = [a.square().sum(1).mean().sqrt().double() for a in train], 0
+    inner, cross, energy, spread, count = [], [], [], [], 1
+    for (values, valid), other in zip(training, held_out, strict=True):
+        mean, known = (values * valid).sum(0) / valid.sum(0).clamp(min=1), valid.any(0)
+        train, held = deviations((values, valid), mean, known), deviations(other, mean, known)
+        inner.append((train @ train.T).double())
+        cross.append((held @ train.T).double())
+        energy.append(held.square().sum().double())
+        spread.append(train.square().sum(1).mean().clamp(min=1e-12).sqrt().double())
+        count = len(held)
+    alive = 0
     e, variances = 0.5 * math.sqrt(2 * math.pi) * beta, torch.zeros(0)
     for _ in range(rounds):
         values, vectors = torch.linalg.eigh(sum(g / s for g, s in zip(inner, spread, strict=True)))
@@ -140,15 +150,16 @@ def forecast_distance(
         to_direction = vectors[:, kept] / values[kept].sqrt()
         scores = sum(k / s for k, s in zip(cross, spread, strict=True)) @ to_direction
         variances = scores.square().mean(0)
-        living = variances > e
-        scores, to_direction, alive = scores[:, living], to_direction[:, living], int(living.sum())
+        alive = int((variances > e).sum())
+        living = variances.topk(min(units, alive)).indices
+        scores, to_direction = scores[:, living], to_direction[:, living]
         left = (
             e - 2 * (k @ to_direction * scores).sum() + (scores @ (to_direction.T @ g @ to_direction) * scores).sum()
             for e, k, g in zip(energy, cross, inner, strict=True)
         )
-        spread = [(part / len(held[0])).clamp(min=1e-12).sqrt() for part in left]
+        spread = [(part / count).clamp(min=1e-12).sqrt() for part in left]
     largest = variances.sort(descending=True).values[:4].tolist()
-    return Forecast(min(units, alive), e, tuple(largest), float(sum(s**2 for s in spread)))
+    return Forecast(min(units, alive), alive, e, tuple(largest), float(sum(s**2 for s in spread)))
 
 
 class FloorTable(NamedTuple):
@@ -161,6 +172,8 @@ class FloorTable(NamedTuple):
     @property
     def warning(self) -> str | None:
         """Where the right clip with −60 dB of noise is not clearly nearer than a wrong one, z is spent on the floor."""
+        if self.wrong == 0:
+            return "the training clips are copies of one another: there is nothing for z to tell"
         if min(self.silence, self.wrong) >= 2 * self.noisy:
             return None
         worse = "silence" if self.silence < self.wrong else "a wrong clip"
@@ -219,9 +232,9 @@ class Survey(NamedTuple):
                 f"price: beta {self.beta:.3g}, about {self.beta_effective:.2g} times the ELBO's own (beta_eff{roughly})"
             )
         if self.forecast is not None:
-            directions, e, largest, _ = self.forecast
+            _, offered, e, largest, _ = self.forecast
             said.append(
-                f"forecast: {directions} directions of the data pay for themselves, {self.units} units could hold "
+                f"forecast: {offered} directions of the data pay for themselves, {self.units} units could hold "
                 f"them; a direction lives above e = {e:.3g}, the largest are {', '.join(f'{v:.3g}' for v in largest)}"
             )
         return said
@@ -245,15 +258,21 @@ def survey(
         return plan._replace(forecast=found, decides=features is None, beta_effective=effective)
     if not isinstance(likelihood, SpectralLikelihood):
         return plan
-    table = floor_table(likelihood, training.part(slice(0, 256)))
-    cells = [likelihood.log_magnitudes(batch.x, batch.mask) for batch in (training, held_out)]
-    found = forecast_distance(*cells, beta=beta, units=units)
+    table = floor_table(likelihood, training.part(slice(0, max(16, 2**21 // training.x[0].numel()))))
+    found = None
+    if likelihood.scales:
+        cells = [likelihood.log_magnitudes(batch.x, batch.mask) for batch in (training, held_out)]
+        found = forecast_distance(*cells, beta=beta, units=units)
     # as if each sample were Laplace with scale D̄/samples
-    return plan._replace(forecast=found, floor=table, beta_effective=beta * training.x[0].numel() / table.wrong)
+    samples = training.x[0].numel() if training.mask is None else float(training.mask.sum(1).double().mean())
+    effective = beta * samples / table.wrong if table.wrong > 0 else None
+    return plan._replace(forecast=found, floor=table, beta_effective=effective)
 
 
 def likelihood_cells(features: LogMel, batch: Batch) -> Cells:
     """The features a density is applied to, and which of their frames hold data."""
     values = features(batch.x if batch.mask is None else batch.x * batch.mask)
-    frames = torch.ones_like(values[:, :1]) if batch.mask is None else frame_mask(batch.mask, features.size)[:, None]
-    return values.flatten(1), frames.to(values).expand_as(values).flatten(1)
+    frames = (
+        values.new_ones(1, dtype=torch.bool) if batch.mask is None else frame_mask(batch.mask, features.size)[:, None]
+    )
+    return values.flatten(1), frames.expand_as(values).flatten(1)

@@ -22,7 +22,7 @@ MEANING = {
     "posterior_collapse": "the posterior is the prior: z carries nothing",
     "fake_rate": "KL is paid for a z that carries nothing",
     "bypassed_latent": "z informs, but the decoder does not listen",
-    "overfit": "z serves the training examples and is worth nothing on held-out ones",
+    "overfit": "z serves the training examples and is worth little or nothing on held-out ones",
     "variance_collapse": "the posterior's noise is gone: an autoencoder",
     "partial_collapse": "only part of the latent the data could fill is alive",
     "rate_pinned": "the KL sits at its floor; what lies under it is undecided",

@@ -1,11 +1,13 @@
 """What `resume=DIR` means: the run's own command line once more, in its own directory. Knows no Hydra."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from .refusal import Refused
 
 # the plan of a resumed run is its own; only these may differ
+LONGEST = 2**20  # bytes of an overrides.txt
 FREE = ("max_epochs", "trainer", "logger", "fail_on", "preflight", "trust")
 
 
@@ -14,21 +16,41 @@ def key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0].partition(".")[0].partition("/")[0]
 
 
+def recorded(overrides: Sequence[str]) -> list[str]:
+    """What of a command line belongs to the run itself."""
+    return [line for line in overrides if key(line) not in ("resume", "trust", "preflight", "fail_on")]
+
+
+def overrides_of(directory: Path) -> list[str]:
+    """The run's own command line. Refused where the directory is no run's."""
+    file = directory / "overrides.txt"
+    try:
+        if not file.is_file() or not (directory / "config.yaml").is_file():
+            raise Refused(
+                f"resume={directory} is no run directory (no overrides.txt or config.yaml in it): give one that a "
+                "training made, such as outputs/train/<time>"
+            )
+        if file.stat().st_size > LONGEST:
+            raise Refused(f"{file} is larger than 1 MB, which no run writes: restore the file")
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        if isinstance(error, Refused):
+            raise
+        raise Refused(f"resume={directory} cannot be read ({error}): give a run directory") from error
+
+
 def replayed(argv: Sequence[str]) -> list[str]:
     """The command line that goes on with the run named by `resume=DIR`, or `argv` itself where there is none.
 
     Raises Refused where DIR is no run, or where an override would make it another one.
     """
-    asked = [line for line in argv if line.startswith("resume=") and line not in ("resume=null", "resume=")]
-    if not asked:
+    asked = [line for line in argv if not line.startswith("-") and key(line) == "resume"]
+    if not asked or asked[-1].partition("=")[2] in ("", "null"):
         return list(argv)
-    directory = Path(asked[-1].partition("=")[2].strip("'\"")).expanduser()
-    file = directory / "overrides.txt"
-    if not file.is_file() or not (directory / "config.yaml").is_file():
-        raise Refused(
-            f"resume={directory} is no run directory (no overrides.txt or config.yaml in it): give one that a training "
-            "made, such as outputs/train/<time>"
-        )
+    if len(asked) > 1:
+        raise Refused(f"{' '.join(asked)} names several runs: give one")
+    directory = Path(os.path.expanduser(asked[0].partition("=")[2].strip("'\"")))
+    own = overrides_of(directory)
     more = [line for line in argv if line not in asked]
     if any(line in ("-m", "--multirun") for line in more):
         raise Refused("resume goes on with one run: drop -m and resume the jobs of a sweep one by one")
@@ -38,10 +60,9 @@ def replayed(argv: Sequence[str]) -> list[str]:
                 f"a resumed run keeps its own settings, and {line} would make it another run; only {', '.join(FREE)} "
                 f"may change. For a new run from these weights: init_from={directory}"
             )
-    own = file.read_text(encoding="utf-8").splitlines()
     for line in own:
-        if line.startswith("-") or key(line) == "hydra":
-            raise Refused(f"{file} holds {line}, which no run writes there: restore the file")
+        if line.startswith("-") or key(line) in ("hydra", "trust", "resume"):  # trust is only what is typed now
+            raise Refused(f"{directory}/overrides.txt holds {line}, which no run writes there: restore the file")
     replaced = {line.lstrip("+~").partition("=")[0] for line in more}
     kept = [line for line in own if line.lstrip("+~").partition("=")[0] not in replaced]
     quoted = "'" + str(directory.absolute()).replace("\\", "\\\\").replace("'", "\\'") + "'"

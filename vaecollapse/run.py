@@ -69,7 +69,8 @@ class Run:
         """Adds rows to a table, with its header where the file is new."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        if not (self.directory / name).exists():
+        path = self.directory / name
+        if not path.exists() or not path.stat().st_size:
             writer.writerow(header)
         writer.writerows(rows)
         with (self.directory / name).open("a", encoding="utf-8") as file:

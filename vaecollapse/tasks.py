@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from . import __version__, config, loading, resuming
 from .batch import Batch, collate
-from .callbacks.checkpoints import LAST, PREVIOUS, AtomicCheckpointIO, Checkpoints
+from .callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from .callbacks.monitor import CollapseMonitor
 from .datasets.base import VAEData
 from .detectors.base import Detector, Finding
@@ -48,6 +48,9 @@ from .vae import PART, VAE
 
 log = logging.getLogger(__name__)
 CALIBRATION_EXAMPLES = 256
+# what of a trainer changes the steps that are taken
+TRAINER_KEPT = ("devices", "num_nodes", "precision", "accumulate_grad_batches", "limit_train_batches",
+                "gradient_clip_val", "max_steps")  # fmt: skip
 EVALUATION_BLOCK = 256  # as the monitor reads its probes
 
 
@@ -64,8 +67,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     pl.seed_everything(cfg.seed, verbose=False)
     quiet_lightning()
     if cfg.resume:
-        loading.check_targets(cast(dict, OmegaConf.to_container(cfg, resolve=True)), directory, list(cfg.trust))
-        refuse_another_plan(loading.read_config(directory, list(cfg.trust)), cfg, directory)
+        refuse_planted(cfg, directory)
     data: VAEData = made("dataset", lambda: prepared(instantiate(cfg.dataset)), VAEData)
     module = build_module(cfg, build_model(cfg, data))
     callbacks: dict[str, pl.Callback] = made("callback", lambda: instantiate(cfg.callback) or {})
@@ -79,11 +81,9 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
         monitor.run, monitor.survey, monitor.command = run, plan, command_of(overrides)
         monitor.knobs = {name: float(cfg[name]) for name in ("seed", "max_epochs", "lr", "latent_dim")}
     describe(module, plan)
-    going_on = rewound(run, cfg) if cfg.resume else None
-    if cfg.init_from and not cfg.resume:
-        take_weights(module.vae, cfg.init_from)
+    source = take_weights(module.vae, cfg.init_from) if cfg.init_from else None
     if not cfg.resume and first_process():
-        record_start(run, cfg, overrides, data)
+        record_start(run, cfg, overrides, data, source)
         run.write("preflight.json", plan.as_dict())
     if cfg.preflight == "only":
         return Outcome("too_early", None, directory)
@@ -93,7 +93,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
             made("logger", lambda logger=logger: logger.log_hyperparams(resolved))
             started.append(logger)
         with run.alone():
-            fit(trainer, module, data, going_on)
+            fit(trainer, module, data, rewound(run, cfg, overrides, data) if cfg.resume else None)
     finally:
         finish(started)
     verdict = monitor.verdict if monitor else None
@@ -111,38 +111,48 @@ def fit(trainer: pl.Trainer, module: Training, data: VAEData, going_on: Path | N
         raise Refused(f"training cannot start with this configuration: {type(error).__name__}: {lines[0]}") from error
 
 
-def rewound(run: Run, cfg: DictConfig) -> Path | None:
+def refuse_planted(cfg: DictConfig, directory: Path) -> None:
+    """Before anything that a directory to be resumed names is imported, built or written."""
+    loading.refuse_links(directory)
+    refuse_another_plan(loading.read_config(directory, list(cfg.trust)), cfg, directory)
+    content = cast(dict, OmegaConf.to_container(cfg, resolve=True))
+    loading.check_targets(content, directory, list(cfg.trust))
+    loading.refuse_other_places(content, directory, list(cfg.trust))
+
+
+def rewound(run: Run, cfg: DictConfig, overrides: Sequence[str], data: VAEData) -> Path | None:
     """Takes a run directory back to its last checkpoint and returns that; None where it has none yet, and training
-    begins again. Refused where the configuration is another one now, or where the plan is done."""
-    with run.alone():
-        file, state = last_checkpoint(run.directory / "checkpoints")
-        if state is not None and state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] >= cfg.max_epochs:
-            raise Refused(
-                f"resume={run.directory} has done its {cfg.max_epochs} epochs: for more type max_epochs="
-                f"{2 * cfg.max_epochs}, for its figures vaecollapse-evaluate run={run.directory}"
-            )
-        step = state["global_step"] if state else 0
-        if first_process():
-            run.cut_back(state["files"] if state else {})
-            run.append("events.jsonl", {"step": step, "event": "resumed"})
-        log.info("going on from step %d", step)
+    begins again. Refused where the data are others now, or where the plan is done."""
+    file, state = loading.load_state(run.directory)
+    if file and state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] >= cfg.max_epochs:
+        raise Refused(
+            f"resume={run.directory} has done its {cfg.max_epochs} epochs: for more type max_epochs="
+            f"{2 * cfg.max_epochs}, for its figures vaecollapse-evaluate run={run.directory}"
+        )
+    if line := other_data(loading.read_json(run.directory, "provenance.json").get("data"), data):
+        raise Refused(f"{line}: give it the data it was trained on, or start anew with init_from={run.directory}")
+    step = state["global_step"] if file else 0
+    if first_process():
+        run.cut_back(state["files"] if file else {})
+        run.append("events.jsonl", {"step": step, "event": "resumed"})
+        # a longer plan is the run's own from here on
+        run.write("overrides.txt", "".join(f"{line}\n" for line in resuming.recorded(overrides)))
+        kept = OmegaConf.merge(cfg, {"resume": None, "trust": [], "preflight": "run"})
+        run.write("config.yaml", OmegaConf.to_yaml(kept, resolve=True))
+    log.info("going on from step %d", step)
     return file
-
-
-def last_checkpoint(folder: Path) -> tuple[Path | None, dict | None]:
-    """The newest checkpoint that can be read, and its content."""
-    for name in (LAST, PREVIOUS):
-        if (folder / name).exists():
-            try:
-                return folder / name, torch.load(folder / name, map_location="cpu", weights_only=True)
-            except Exception as error:
-                log.warning("warning: %s cannot be read (%s)", folder / name, str(error).partition("\n")[0])
-    return None, None
 
 
 def refuse_another_plan(had: DictConfig, now: DictConfig, directory: Path) -> None:
     """Refused where anything but resuming.FREE is composed differently from what the run wrote down."""
     kept, composed = (cast(dict, OmegaConf.to_container(node, resolve=True)) for node in (had, now))
+    for name in TRAINER_KEPT:
+        told, asked = (part.get("trainer", {}).get(name) for part in (kept, composed))
+        if told != asked:
+            raise Refused(
+                f"resume={directory} was run with trainer.{name}={told}, and {asked} would make it another run: leave "
+                f"it, or start anew with init_from={directory}"
+            )
     for name in kept:
         if name not in (*resuming.FREE, "resume") and kept[name] != composed.get(name):
             told, asked = (OmegaConf.to_yaml(OmegaConf.create({name: part[name]})).strip() for part in (kept, composed))
@@ -158,13 +168,16 @@ def differing(told: str, asked: str) -> str:
     return next((f"{a or 'nothing'} is now {b or 'gone'}" for a, b in pairs if a != b), "in its order")
 
 
-def take_weights(vae: VAE, directory: str) -> None:
-    """The weights of another run, the best ones where there are some, into this model; nothing else of it."""
+def take_weights(vae: VAE, directory: str) -> dict[str, Any]:
+    """The weights of another run, the best ones where there are some, into this model; nothing else of it. Returns
+    what provenance.json says of them."""
     source = loading.run_directory(directory)
     name = "best" if (source / "checkpoints" / "best.ckpt").exists() else "last"
     weights = loading.load_weights(loading.checkpoint_of(source, name))
     loading.fill(vae, weights, "vae.")
     log.info("weights from %s (step %d)", weights.file, weights.step)
+    digest = hashlib.sha256(weights.file.read_bytes()).hexdigest()
+    return {"file": str(weights.file.resolve()), "step": weights.step, "sha256": digest}
 
 
 class Evaluated(NamedTuple):
@@ -287,6 +300,8 @@ def place_of(module: Training, weights: loading.Weights, data: VAEData, cfg: Dic
     """Where in its planned training the checkpoint lies."""
     per_epoch = max(1, len(data.train_dataloader()))
     epochs, steps = (OmegaConf.select(cfg, f"trainer.{name}") for name in ("max_epochs", "max_steps"))
+    if weights.total is not None:
+        return Progress(weights.step, weights.total, weights.epoch)
     total = max(weights.step, per_epoch * epochs if type(epochs) is int else 0, 1)
     if type(steps) is int and steps > 0:
         total = max(weights.step, min(total, steps))
@@ -475,9 +490,13 @@ def spread_examples(dataset: Any, wanted: int) -> Batch:
 
 def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int) -> Survey:
     """The pre-flight: what the data offers at this plan's price, and the plan against its warm-up."""
-    count = 512 if "sample_rate" in data.facts else 4096
+    # audio: a few million samples of each split, whatever the clips' length
+    length = math.prod(cast(Any, data.facts).get("event_shape", (1,)))
+    count = max(32, min(512, 2**22 // length)) if "sample_rate" in data.facts else 4096
     training, held_out = (spread_examples(split, count) for split in (data.splits.train, data.splits.validation))
-    batches = math.ceil(data.batches(trainer.world_size) / trainer.accumulate_grad_batches)
+    part, batches = trainer.limit_train_batches, data.batches(trainer.world_size)
+    batches = int(batches * part) if isinstance(part, float) else min(batches, part or batches)
+    batches = math.ceil(batches / trainer.accumulate_grad_batches)
     epochs = trainer.max_epochs or 1
     steps = batches * epochs if trainer.max_steps < 0 else min(batches * epochs, trainer.max_steps)
     end = module.final_weight
@@ -501,9 +520,13 @@ def describe(module: Training, plan: Survey) -> None:
         log.info("%s", line)
 
 
-def record_start(run: Run, cfg: DictConfig, overrides: Sequence[str], data: VAEData) -> None:
+def record_start(
+    run: Run, cfg: DictConfig, overrides: Sequence[str], data: VAEData, source: dict[str, Any] | None = None
+) -> None:
     """config.yaml, overrides.txt and provenance.json."""
     run.write("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    if data.left_out:
+        run.append_csv("quarantine.csv", ["path", "reason"], data.left_out)
     run.write("overrides.txt", "".join(f"{line}\n" for line in overrides))
     packages = ("torch", "lightning", "hydra-core", "torchmetrics", "zuko", "numpy")
     run.write(
@@ -513,6 +536,7 @@ def record_start(run: Run, cfg: DictConfig, overrides: Sequence[str], data: VAED
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
             "git": git_revision(),
             "seed": cfg.seed,
+            "init_from": source,
             "data": data.fingerprint(),
             "config_sha256": hashlib.sha256(OmegaConf.to_yaml(cfg, resolve=True).encode()).hexdigest(),
             "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "cuda": torch.cuda.device_count()},
@@ -559,6 +583,7 @@ def quiet_lightning() -> None:
         ("lightning", ".*smaller than the logging interval.*"),
         ("lightning", ".*does not have many workers.*"),
         ("lightning", ".*returned `None`.*"),
+        ("lightning", ".*your dataloader is not resumable.*"),  # it is: VAEData says where it stands
         ("lightning", ".*sync_dist=True.*"),  # our metrics are the same on all processes when they are logged
     ):
         warnings.filterwarnings("ignore", message=message, module=module)

@@ -135,6 +135,8 @@ class Training(LightningModule):
             parts = {"z": elbo.z, "the KL": elbo.kl, "the distortion": elbo.distortion, "the objective": objective.loss}
             first = next(name for name, part in parts.items() if not torch.isfinite(part).all())
             self.stop(f"{first} is not finite at step {self.trainer.global_step}")
+            if self.trainer.world_size > 1:
+                return objective.loss  # the others wait for its gradient, and all of them then take no step
             return None  # the step is not taken: the weights stay those of the last finite one
         self.loss_sum = self.get_buffer("loss_sum") + objective.loss.detach()
         self.losses += 1
@@ -198,7 +200,8 @@ class Training(LightningModule):
         )
 
     def on_train_epoch_end(self) -> None:
-        mean = float(self.get_buffer("loss_sum")) / max(1, self.losses)
+        mean = self.get_buffer("loss_sum") / max(1, self.losses)
+        mean = float(self.trainer.strategy.reduce(mean, reduce_op="mean"))  # all processes must decide alike
         self.get_buffer("loss_sum").zero_()
         self.losses = 0
         if not self.settled:

@@ -83,7 +83,7 @@ class Checkpoints(Checkpoint):
         self.run = Run(trainer.default_root_dir)
         self.folder = folder_of(trainer)
         for torn in self.folder.glob(".*.part"):
-            torn.unlink()
+            torn.unlink(missing_ok=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step = trainer.global_step

@@ -16,11 +16,13 @@ from .base import Splits, VAEData, check_fractions, partition, partition_groups
 from .cache import Cache
 from .clips import Augment, Clips
 from .manifest import SPLITS, Row, listed, read_manifest
-from .recordings import CHANNELS, Recording, shown
+from .recordings import CHANNELS, RATES, Recording, shown
 from .scan import Scan, find, scan
 from .signals import Files, Pack, source_of
 
 log = logging.getLogger(__name__)
+
+LONGEST = 2**23  # samples of a clip: longer ones are no one-shots, and are read whole
 
 PEAK, RMS = 0.95, 0.1  # levels that `normalise` brings a recording to
 HIGHEST = 16000  # Hz that a folder's own rate is taken up to
@@ -104,9 +106,15 @@ class AudioFolderData(VAEData):
         for name, value in numbers.items():
             if value is not None and value <= 0:
                 raise Refused(f"{name}={value} must be above 0; leave it out for the default")
+        if sample_rate is not None and not RATES[0] <= sample_rate <= RATES[1]:
+            raise Refused(f"sample_rate={sample_rate} Hz is none of recordings; type sample_rate=16000, say")
         for name, value in (
-            ("gain_db", gain_db), ("shift", shift), ("pack_gib", pack_gib), ("min_seconds", min_seconds)
-        ):  # fmt: skip
+            ("max_bad_fraction", max_bad_fraction),
+            ("gain_db", gain_db),
+            ("shift", shift),
+            ("pack_gib", pack_gib),
+            ("min_seconds", min_seconds),
+        ):
             if value < 0:
                 raise Refused(f"{name}={value:g} must not be negative; type {name}=0 to switch it off")
         if not str(root):
@@ -142,6 +150,11 @@ class AudioFolderData(VAEData):
             digest.update(os.fsencode(recording.path) + f"\0{recording.digest}\n".encode())
         return {"files": len(recordings), "bytes": sum(each.size for each in recordings), "hash": digest.hexdigest()}
 
+    @property
+    def left_out(self) -> list[tuple[str, str]]:
+        """Every file that is not used, by path, with the reason."""
+        return [(shown(path), reason) for path, reason in self.scanned.quarantine]
+
     def make_splits(self) -> Splits:
         cache = Cache()
         rows = read_manifest(self.manifest, self.root) if self.manifest else []
@@ -158,6 +171,11 @@ class AudioFolderData(VAEData):
         self._rate = rate = self.sample_rate or commonest_rate(recordings)
         sizes = [each.samples(rate) for each in recordings]
         self._length = self._length_for(sizes)
+        if self._length > LONGEST:
+            raise Refused(
+                f"clips of {self._length / rate:.0f} s at {rate} Hz are too long for one latent vector each; type "
+                "dataset.seconds=2, say, for random crops of that length"
+            )
         self._describe(recordings, sizes)
         of = {row.path: row for row in rows}
         train, validation, test = self._parts(recordings, of)
@@ -190,7 +208,18 @@ class AudioFolderData(VAEData):
             parts = self._given_parts([rows[name].split for name in names], groups)
         else:
             copies = digests if len(set(digests)) < len(digests) else []
+            if copies and len(set(copies)) < 2 + (self.test_fraction > 0):
+                raise Refused(
+                    f"the {len(names)} recordings are copies of {len(set(copies))}, too few for training and held-out "
+                    "ones; give more recordings, or test_fraction=0"
+                )
             parts = self._drawn_parts(range(len(names)), groups or copies, self.test_fraction)
+        held_out = {digests[number] for part in parts[1:] for number in part}
+        if twice := [names[number] for number in parts[0] if digests[number] in held_out]:
+            log.warning(
+                "%d training recordings are also held out (%s): held-out readings tell of what was trained on",
+                len(twice), shown(twice[0]),
+            )  # fmt: skip
         if groups:
             sets = [{groups[number] for number in part} for part in parts]
             for name, members in zip(("training", "validation", "test"), sets, strict=True):
@@ -215,6 +244,8 @@ class AudioFolderData(VAEData):
         """The manifest's splits; without any `val`, a share of `train` is held out for it."""
         order = np.random.default_rng(self.seed).permutation(len(splits)).tolist()
         train, validation, test = ([number for number in order if splits[number] == name] for name in SPLITS)
+        if len(train) < 2:
+            raise Refused(f"dataset.manifest={self.manifest} has {len(train)} rows of split train; give it 2 or more")
         if not validation:
             train, validation, _ = self._drawn_parts(train, groups, 0.0)
         return train, validation, test

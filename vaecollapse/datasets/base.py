@@ -185,6 +185,11 @@ class VAEData(LightningDataModule, ABC):
         assert self._splits is not None
         return self._splits
 
+    @property
+    def left_out(self) -> list[tuple[str, str]]:
+        """What of the data is not used, and why."""
+        return []
+
     def examples(self, split: str, count: int, start: int = 0) -> Batch:
         """Up to `count` examples of `split` (train, validation or test) from position `start`, as one fixed batch."""
         dataset = getattr(self.splits, split)

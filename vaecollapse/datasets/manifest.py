@@ -64,11 +64,9 @@ def _lines(table: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _below(root: Path, path: str) -> str:
-    """The path as the folder's listing has it."""
-    try:
-        return (root / path).relative_to(root).as_posix() if os.path.isabs(path) else Path(path).as_posix()
-    except ValueError:
-        return path
+    """The path as the folder's listing has it; one from elsewhere is absolute."""
+    whole, base = os.path.abspath(root / path), os.path.abspath(root)
+    return Path(whole).relative_to(base).as_posix() if Path(whole).is_relative_to(base) else whole
 
 
 def listed(rows: Sequence[Row], table: Path, root: Path) -> Listing:

@@ -192,12 +192,13 @@ def _name_copies(recordings: Sequence[Recording]) -> None:
 
 def _refuse_bad(root: Path, total: int, quarantine: Sequence[Quarantined], max_bad_fraction: float) -> None:
     """Names the quarantined files in the log; Refused where they are too many."""
-    lines = [f"  {shown(bad.path)}: {bad.reason}" for bad in quarantine[:NAMED]]
-    lines += [f"  … and {len(quarantine) - NAMED} more"] if len(quarantine) > NAMED else []
+    every = [f"  {shown(bad.path)}: {bad.reason}" for bad in quarantine]
+    lines = [*every[:NAMED], *([f"  … and {len(every) - NAMED} more"] if len(every) > NAMED else [])]
     if len(quarantine) == total:
-        raise Refused("\n".join([f"dataset.root={root} holds no usable audio; give other files than these:", *lines]))
+        raise Refused("\n".join([f"dataset.root={root} holds no usable audio; give other files than these:", *every]))
     if len(quarantine) > max_bad_fraction * total:
         share = f"{len(quarantine)} of {total} files are bad, more than max_bad_fraction={max_bad_fraction:g}"
-        raise Refused("\n".join([f"{share}; mend or remove them, or type a larger max_bad_fraction:", *lines]))
+        raise Refused("\n".join([f"{share}; mend or remove them, or type a larger max_bad_fraction:", *every]))
     if quarantine:
-        log.warning("%d of %d files are left out:\n%s", len(quarantine), total, "\n".join(lines))
+        whole = " (all in quarantine.csv of the run)" if len(quarantine) > NAMED else ""
+        log.warning("%d of %d files are left out%s:\n%s", len(quarantine), total, whole, "\n".join(lines))

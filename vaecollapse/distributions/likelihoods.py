@@ -256,17 +256,15 @@ class SpectralLikelihood(nn.Module):
 
     def log_magnitudes(
         self, x: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"] | None = None
-    ) -> list[tuple[Float[Tensor, "batch _"], Float[Tensor, "batch _"]]]:
-        """ln(S + f) of each scale, and 1 where a cell overlaps data (else 0): what the log term compares."""
+    ) -> Iterator[tuple[Float[Tensor, "batch _"], Bool[Tensor, "batch _"]]]:
+        """ln(S + f) scale by scale, and whether a cell overlaps data: what the log term compares."""
         x = x.float() if mask is None else x.float() * mask
-        spectra = [magnitudes(x, self.get_buffer(f"window_{size}").to(x)) for size in self.scales]
-        cells = []
-        for size, floor, spectrum in zip(self.scales, self.floor.to(x), spectra, strict=True):
-            valid = torch.ones_like(spectrum)
+        for size, floor in zip(self.scales, self.floor.to(x), strict=True):
+            spectrum = magnitudes(x, self.get_buffer(f"window_{size}").to(x))
+            valid = torch.ones_like(spectrum[:, :1], dtype=torch.bool)
             if mask is not None:
-                valid = valid * frame_mask(mask, size)[:, None]
-            cells.append(((spectrum + floor).log().flatten(1), valid.flatten(1)))
-        return cells
+                valid = frame_mask(mask, size)[:, None]
+            yield (spectrum + floor).log().flatten(1), valid.expand_as(spectrum).flatten(1)
 
     def _terms(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
         for size, floor in zip(self.scales, self.floor.to(x), strict=True):

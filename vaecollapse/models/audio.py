@@ -180,7 +180,7 @@ def _refuse(event_shape: tuple[int, ...], pool: str, capacity: int, max_channels
     if len(event_shape) != 1:
         raise Refused(
             f"an audio model takes mono waveforms, event shape (time,), but got {event_shape}: "
-            "use dataset=audio_folder or dataset=drums"
+            "use dataset=audio_folder or dataset=drums, with dataset.channels=mean, left or random"
         )
     if event_shape[0] < SHORTEST:
         raise Refused(
