@@ -328,8 +328,9 @@ def remarks(held_out: Readings, training: Readings, facts: Facts, mechanisms: li
     """Sentences on what else was seen."""
     said = [phrase(SAID[name], held_out, weight=facts.weight or 0.0) for name in mechanisms]
     mine, other = training.get("gap", MISSING), held_out.get("gap", MISSING)
-    if mine.value and other.value is not None and small_interval(mine)[0] > max(small_interval(other)[1], 0.0):
-        said.append(f"held-out examples keep {max(0.0, other.value / mine.value):.0%} of z's value on training ones")
+    kept = other.value / mine.value if mine.value and other.value is not None else 1.0
+    if kept < 0.8 and small_interval(mine)[0] > max(small_interval(other)[1], 0.0):
+        said.append(f"held-out examples keep {max(0.0, kept):.0%} of z's value on training ones")
     if value(held_out, "kl_is_low", 0.0) == 1:
         said.append(phrase("the KL is low ({rate:.3g} nats); alone that decides nothing", held_out))
     if facts.unsettled is not None and facts.unsettled > UNSETTLED:

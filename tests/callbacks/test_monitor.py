@@ -11,6 +11,7 @@ from torch.distributions import Normal
 from torch.utils.data import DataLoader, TensorDataset
 
 from vaecollapse import CollapseMonitor
+from vaecollapse.callbacks.monitor import unsettled
 from vaecollapse.callbacks.probes import own_probe
 from vaecollapse.datasets.gaussian import GaussianData
 from vaecollapse.refusal import Refused
@@ -173,3 +174,17 @@ def test_what_the_monitor_holds_does_not_grow_with_the_data(examples: int) -> No
         probe = own_probe(module, loader, 512, 256, {})
         held = sum(block.x.numel() * block.x.element_size() for block in probe.blocks)
         assert held == 512 * 8 * probe.blocks[0].x.element_size()
+
+
+@pytest.mark.parametrize(
+    ("trend", "moved"),
+    [
+        ([(0.85, 1.0, 5.0, 0.01, 0.08), (1.0, 2.0, 5.0, 0.01, 0.08)], 0.46),  # the gap doubled, less what does not matter
+        ([(0.8, 1.0, 5.0, 0.5, 0.08), (1.0, 1.9, 5.0, 0.5, 0.08)], 0.0),  # within the noise
+        ([(0.5, 1.0, 4.0, 0.0, 0.08), (0.9, 1.0, 8.0, 0.0, 0.08)], 0.244),  # twice a fifth apart: half of the movement
+        ([(0.8, -0.01, 0.02, 0.0, 0.08), (1.0, 0.01, 0.01, 0.0, 0.08)], 0.0),  # too small to matter
+        ([(1.0, 1.0, 1.0, 0.0, 0.08)], None),
+    ],
+)
+def test_what_still_moves_at_the_end_is_measured_in_what_matters(trend: list, moved: float | None) -> None:
+    assert unsettled(trend) == (None if moved is None else pytest.approx(moved, abs=0.005))

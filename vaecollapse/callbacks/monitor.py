@@ -118,7 +118,7 @@ class CollapseMonitor(Callback):
         self.command: Callable[[Prescription], Prescription] | None = None
         self.verdict: Verdict | None = None
         self.latest: dict[str, Finding] = {}
-        self.trend: list[tuple[float, float, float, float]] = []
+        self.trend: list[tuple[float, float, float, float, float]] = []
         self.alarms: set[str] = set()
         self.probes: dict[Split, Probe] = {}
         self.last_look = self.last_full = 0
@@ -223,7 +223,8 @@ class CollapseMonitor(Callback):
 
     def note_trend(self, trainer: Trainer, held_out: Mapping[str, Finding]) -> None:
         gap, rate = (value(held_out, name, 0.0) for name in ("gap", "rate"))
-        self.trend.append((share_done(trainer), gap, rate, held_out.get("gap", MISSING).se or 0.0))
+        finding = held_out.get("gap", MISSING)
+        self.trend.append((share_done(trainer), gap, rate, finding.se or 0.0, finding.threshold or 0.0))
 
     def facts(
         self, trainer: Trainer, module: LightningModule, held_out: Mapping[str, Finding], finished: bool
@@ -348,17 +349,18 @@ def alarms_of(found: Mapping[str, Finding]) -> set[str]:
     return alarms
 
 
-def unsettled(trend: Sequence[tuple[float, float, float, float]]) -> float | None:
+def unsettled(trend: Sequence[tuple[float, float, float, float, float]]) -> float | None:
     """How far gap or R moved over the last fifth of training, relative, beyond what their noise explains; where fewer
-    than two readings lie in it, from the last two of all, in proportion."""
+    than two readings lie in it, from the last two of all, in proportion. Rows are (share of training, gap, R, standard
+    error and size that matters of the gap); what is too small to matter is taken off with the noise."""
     last = [row for row in trend if row[0] >= 0.8]
     last = last if len(last) > 1 else trend[-2:]
     if len(last) < 2 or last[-1][0] <= last[0][0]:
         return None
-    moved, part = [], min(1.0, 0.2 / (last[-1][0] - last[0][0]))
-    for column, noisy in ((1, True), (2, False)):
-        first, final = last[0][column], last[-1][column]
-        noise = 2 * max(row[3] for row in last) if noisy else 0.0
-        if max(abs(first), abs(final)) > 1e-9:
-            moved.append(part * max(0.0, abs(final - first) - noise) / max(abs(first), abs(final)))
-    return max(moved, default=0.0)
+    first, final = last[0], last[-1]
+    part, noise = min(1.0, 0.2 / (final[0] - first[0])), 2 * max(row[3] for row in last)
+    gap, rate = (
+        max(0.0, abs(final[column] - first[column]) - slack) / max(abs(first[column]), abs(final[column]), 1e-9)
+        for column, slack in ((1, max(noise, final[4])), (2, 0.1))
+    )
+    return part * max(gap, rate)
