@@ -403,9 +403,9 @@ def rehearsed(module: Training, data: VAEData, trainer: pl.Trainer) -> Survey:
     """Everything before step 1: constants fixed from data, one objective on real examples, and the survey."""
     if str(trainer.precision).startswith("64"):
         module.double()  # the rehearsal runs before Lightning gives the module its precision
-    sample = spread_examples(data.splits.train, CALIBRATION_EXAMPLES).like(module)
+    sample = spread_examples(data.splits.train, affordable(data, CALIBRATION_EXAMPLES)).like(module)
     module.vae.calibrate(sample)
-    rehearse(module.vae, module.regularizer, sample.part(slice(0, 64)))
+    rehearse(module.vae, module.regularizer, sample.part(slice(0, max(2, min(64, data.batch_size)))))
     with quiet(module.vae, module.seed):
         units = module.vae.elbo(sample.part(slice(0, 2)), seed=0).units
     return look_ahead(module, data, trainer, units)
@@ -488,11 +488,15 @@ def spread_examples(dataset: Any, wanted: int) -> Batch:
     return collate([dataset[i] for i in spread(len(dataset), wanted)])
 
 
+def affordable(data: VAEData, wanted: int) -> int:
+    """So many examples, or as many as hold a few million numbers where each is long."""
+    length = math.prod(cast(Any, data.facts).get("event_shape", (1,)))
+    return max(32, min(wanted, 2**22 // max(1, length)))
+
+
 def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int) -> Survey:
     """The pre-flight: what the data offers at this plan's price, and the plan against its warm-up."""
-    # audio: a few million samples of each split, whatever the clips' length
-    length = math.prod(cast(Any, data.facts).get("event_shape", (1,)))
-    count = max(32, min(512, 2**22 // length)) if "sample_rate" in data.facts else 4096
+    count = affordable(data, 512) if "sample_rate" in data.facts else 4096
     training, held_out = (spread_examples(split, count) for split in (data.splits.train, data.splits.validation))
     part, batches = trainer.limit_train_batches, data.batches(trainer.world_size)
     batches = int(batches * part) if isinstance(part, float) else min(batches, part or batches)

@@ -179,7 +179,7 @@ def test_what_the_monitor_holds_does_not_grow_with_the_data(examples: int) -> No
 @pytest.mark.parametrize(
     ("trend", "moved"),
     [
-        ([(0.85, 1.0, 5.0, 0.01, 0.08), (1.0, 2.0, 5.0, 0.01, 0.08)], 0.46),  # the gap doubled, less what does not matter
+        ([(0.85, 1.0, 5.0, 0.01, 0.08), (1.0, 2.0, 5.0, 0.01, 0.08)], 0.46),  # the gap doubled
         ([(0.8, 1.0, 5.0, 0.5, 0.08), (1.0, 1.9, 5.0, 0.5, 0.08)], 0.0),  # within the noise
         ([(0.5, 1.0, 4.0, 0.0, 0.08), (0.9, 1.0, 8.0, 0.0, 0.08)], 0.244),  # twice a fifth apart: half of the movement
         ([(0.8, -0.01, 0.02, 0.0, 0.08), (1.0, 0.01, 0.01, 0.0, 0.08)], 0.0),  # too small to matter
