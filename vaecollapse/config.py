@@ -217,20 +217,17 @@ def _builds(node: Any) -> bool:
 def check_kinds(cfg: DictConfig) -> None:
     """Raises Refused where a class of ours, or of Lightning and torch, is given a value of another kind than it asks
     for. Imports these classes."""
-    for path, node in [("", OmegaConf.to_container(cfg, resolve=True)), *_nodes(cfg)]:
+    for path, node in _dotted(OmegaConf.to_container(cfg, resolve=True)):
         target = node.get("_target_") if isinstance(node, dict) else None
         if isinstance(target, str) and target.startswith(("vaecollapse.", "lightning.", "torch.optim.")):
             _check_arguments(path, target, node)
 
 
-def _nodes(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
-    return _dotted(OmegaConf.to_container(cfg, resolve=True))
-
-
 def _check_arguments(path: str, target: str, node: Mapping[str, Any]) -> None:
     try:
-        parameters = inspect.signature(hydra.utils.get_object(target)).parameters
-        hints = typing.get_type_hints(getattr(hydra.utils.get_object(target), "__init__", None))
+        named = hydra.utils.get_object(target)
+        parameters = inspect.signature(named).parameters
+        hints = typing.get_type_hints(getattr(named, "__init__", None))
     except (HydraException, ImportError, AttributeError, TypeError, ValueError, NameError):
         return  # whoever builds it says what is wrong with it
     for name in [name for name in node if name in parameters and name in hints]:

@@ -95,9 +95,6 @@ class Run:
             finally:
                 (self.directory / ".lock").unlink(missing_ok=True)
 
-    def text(self, name: str) -> str:
-        return (self.directory / name).read_text(encoding="utf-8")
-
     def read(self, name: str) -> Any:
         return json.loads((self.directory / name).read_text(encoding="utf-8"))
 

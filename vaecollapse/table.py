@@ -59,35 +59,42 @@ def shown(finding: Finding) -> bool:
     return finding.value is not None and finding.note != "exact"
 
 
-def verdict_table(verdict: Verdict) -> RenderableType:
-    """The table printed at the end of a run."""
-    head = Text.assemble(
+def headline(verdict: Verdict) -> Text:
+    """The word, what it means, and how sure."""
+    return Text.assemble(
         (verdict.verdict, COLOURS.get(verdict.verdict, "bold red")),
         f"  {MEANING[verdict.verdict]}  ",
         (f"confidence {verdict.confidence}", "dim"),
     )
+
+
+READINGS = {"reading": "left", "value": "right", "95 %": "left", "matters at": "right", "": "left"}
+
+
+def columns(**justified: str) -> Table:
+    """An empty table without lines: the columns' heads and how they are justified."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column, justify in (
-        ("reading", "left"),
-        ("value", "right"),
-        ("95 %", "left"),
-        ("matters at", "right"),
-        ("", "left"),
-    ):
+    for column, justify in justified.items():
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    return table
+
+
+def labelled(label: str, said: str) -> Text:
+    return Text.assemble((f"{label:>10}  ", "dim"), said)
+
+
+def verdict_table(verdict: Verdict) -> RenderableType:
+    """The table printed at the end of a run."""
+    table = columns(**READINGS)
     for name in verdict.deciding:
         table.add_row(*row(name, verdict.readings.get(name, Finding(name, None, status="undefined"))), style="bold")
     for name in BESIDE:
         if name not in verdict.deciding and name in verdict.readings and shown(verdict.readings[name]):
             table.add_row(*row(name, verdict.readings[name]), style="dim")
-    lines: list[RenderableType] = [head, Padding(table, (1, 0, 1, 2))]
-    labelled = [
-        *(("why", said) for said in verdict.findings),
-        *(("also", name) for name in verdict.mechanisms),
-        *(("ruled out", said) for said in verdict.refuted),
-    ]
-    for label, said in labelled:
-        lines.append(Text.assemble((f"{label:>10}  ", "dim"), said))
+    lines: list[RenderableType] = [headline(verdict), Padding(table, (1, 0, 1, 2))]
+    lines += [labelled("why", said) for said in verdict.findings]
+    lines += [labelled("also", name) for name in verdict.mechanisms]
+    lines += [labelled("ruled out", said) for said in verdict.refuted]
     for number_, prescription in enumerate(verdict.prescriptions):
         lines.append(
             Text.assemble(
@@ -113,31 +120,21 @@ FIGURES = {
 
 def evaluation_table(verdict: Verdict, figures: Mapping[str, Finding], what: str) -> RenderableType:
     """What an evaluation prints: the word, every reading, then the bound and the reconstructions from E[z|x]."""
-    head = Text.assemble(
-        (verdict.verdict, COLOURS.get(verdict.verdict, "bold red")),
-        f"  {MEANING[verdict.verdict]}  ",
-        (f"confidence {verdict.confidence}", "dim"),
-    )
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column, justify in (("reading", "left"), ("value", "right"), ("95 %", "left"), ("matters at", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    table.add_column("")
+    table = columns(**READINGS)
     deciding = [name for name in verdict.deciding if name in verdict.readings]
     for name in deciding:
         table.add_row(*row(name, verdict.readings[name]), style="bold")
     for name, finding in verdict.readings.items():
         if name not in deciding and shown(finding):
             table.add_row(*row(name, finding), style="dim")
-    measured = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column, justify in (("split", "left"), ("value", "right"), ("95 %", "left"), ("", "left")):
-        measured.add_column(column, justify=justify)  # type: ignore[arg-type]
+    measured = columns(**{"split": "left", "value": "right", "95 %": "left", "": "left"})
     for name, finding in figures.items():
         _, value, error, _, note = row(name, finding)
         measured.add_row(FIGURES.get(name, name), value, error, note)
-    lines: list[RenderableType] = [head, Text(what, style="dim"), Padding(table, (1, 0, 1, 2))]
+    lines: list[RenderableType] = [headline(verdict), Text(what, style="dim"), Padding(table, (1, 0, 1, 2))]
     lines.append(Padding(measured, (0, 0, 1, 2)))
     if "iw_nll" not in figures:
         lines.append(Text("      note  the likelihood is a distance and no density: no NLL is claimed", style="dim"))
-    lines += [Text.assemble((f"{'why':>10}  ", "dim"), said) for said in verdict.findings]
-    lines += [Text.assemble((f"{'also':>10}  ", "dim"), name) for name in verdict.mechanisms]
+    lines += [labelled("why", said) for said in verdict.findings]
+    lines += [labelled("also", name) for name in verdict.mechanisms]
     return Group(*lines)

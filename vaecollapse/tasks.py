@@ -298,10 +298,10 @@ def other_data(recorded: Any, data: VAEData) -> str | None:
 
 def place_of(module: Training, weights: loading.Weights, data: VAEData, cfg: DictConfig) -> Progress:
     """Where in its planned training the checkpoint lies."""
-    per_epoch = max(1, len(data.train_dataloader()))
-    epochs, steps = (OmegaConf.select(cfg, f"trainer.{name}") for name in ("max_epochs", "max_steps"))
     if weights.total is not None:
         return Progress(weights.step, weights.total, weights.epoch)
+    per_epoch = max(1, len(data.train_dataloader()))
+    epochs, steps = (OmegaConf.select(cfg, f"trainer.{name}") for name in ("max_epochs", "max_steps"))
     total = max(weights.step, per_epoch * epochs if type(epochs) is int else 0, 1)
     if type(steps) is int and steps > 0:
         total = max(weights.step, min(total, steps))
@@ -528,7 +528,8 @@ def record_start(
     run: Run, cfg: DictConfig, overrides: Sequence[str], data: VAEData, source: dict[str, Any] | None = None
 ) -> None:
     """config.yaml, overrides.txt and provenance.json."""
-    run.write("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    composed = OmegaConf.to_yaml(cfg, resolve=True)
+    run.write("config.yaml", composed)
     if data.left_out:
         run.append_csv("quarantine.csv", ["path", "reason"], data.left_out)
     run.write("overrides.txt", "".join(f"{line}\n" for line in overrides))
@@ -542,7 +543,7 @@ def record_start(
             "seed": cfg.seed,
             "init_from": source,
             "data": data.fingerprint(),
-            "config_sha256": hashlib.sha256(OmegaConf.to_yaml(cfg, resolve=True).encode()).hexdigest(),
+            "config_sha256": hashlib.sha256(composed.encode()).hexdigest(),
             "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "cuda": torch.cuda.device_count()},
         },
     )
