@@ -29,7 +29,7 @@ from vaecollapse.datasets.base import Splits, StoredExamples, VAEData
 from vaecollapse.distributions.likelihoods import NormalLikelihood
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import Constant
-from vaecollapse.tasks import quiet_lightning
+from vaecollapse.tasks.building import quiet_lightning
 from vaecollapse.training import Training
 from vaecollapse.vae import VAE
 

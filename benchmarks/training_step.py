@@ -31,7 +31,7 @@ from vaecollapse.datasets.base import VAEData
 from vaecollapse.elbo import closed_form_kl
 from vaecollapse.models.audio import AudioVAE
 from vaecollapse.run import Run
-from vaecollapse.tasks import build_model, quiet_lightning
+from vaecollapse.tasks.building import build_model, quiet_lightning
 from vaecollapse.training import Training
 from vaecollapse.vae import VAE
 

@@ -90,9 +90,9 @@ def ended(line: list[str], moment: str) -> int:
 
 
 def main(folder: Path) -> None:
-    import vaecollapse.tasks
+    import vaecollapse.tasks.building
 
-    vaecollapse.tasks.AtomicCheckpointIO = Torn
+    vaecollapse.tasks.building.AtomicCheckpointIO = Torn
     truth = folder / "whole"
     assert os.waitstatus_to_exitcode(os.waitpid(start([*LINE, f"hydra.run.dir={truth}"]), 0)[1]) == 0
     expected, found = content(truth), {}

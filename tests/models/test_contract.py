@@ -19,7 +19,7 @@ from vaecollapse.batch import Batch
 from vaecollapse.datasets.base import VAEData
 from vaecollapse.elbo import gaussian
 from vaecollapse.refusal import Refused
-from vaecollapse.tasks import build_model
+from vaecollapse.tasks.building import build_model
 from vaecollapse.vae import VAE
 
 GROUPS = config.options([config.folder()])

@@ -1,0 +1,173 @@
+"""From configuration to objects: what a class objects to becomes one sentence."""
+
+import importlib
+import inspect
+import logging
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from ..batch import Batch, collate
+from ..callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from ..datasets.base import VAEData
+from ..evaluation import spread
+from ..refusal import Refused
+from ..regularizers.base import Regularizer
+from ..training import Training
+from ..vae import VAE
+
+
+def made(name: str, build: Callable[[], Any], kind: type = object) -> Any:
+    """What a config node builds; what its class objects to becomes one sentence, and so does another kind of thing."""
+    try:
+        built = build()
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(error, Refused) or isinstance(cause, Refused):
+            raise
+        lines = str(cause).splitlines() or ["no message"]
+        raise Refused(f"{name} cannot be built from its configuration: {type(cause).__name__}: {lines[0]}") from error
+    if not isinstance(built, kind):
+        raise Refused(f"{name}._target_ gives a {type(built).__name__}, where a {kind.__name__} is needed")
+    return built
+
+
+def imported(target: str) -> Any:
+    """The class a `_target_` names; Refused where it cannot be imported."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Refused(
+            f"model._target_={target} cannot be imported from here ({type(error).__name__}: {error}): name a "
+            "class as package.Class, and run where the package is"
+        ) from error
+
+
+def prepared(data: VAEData) -> VAEData:
+    """The dataset with its splits."""
+    data.prepare_data()
+    data.setup("fit")
+    refuse_small_shared_memory(data)
+    return data
+
+
+def refuse_small_shared_memory(data: VAEData) -> None:
+    """Refused where loader processes have no room for the batches they hand over."""
+    shared = Path("/dev/shm")
+    if not data.num_workers or not shared.is_dir():
+        return
+    example = sum(part.nbytes for part in spread_examples(data.splits.train, 1) if isinstance(part, torch.Tensor))
+    needed = 2**18 + 2 * 2 * data.num_workers * data.batch_size * example  # two loaders, each two batches ahead
+    if (free := shutil.disk_usage(shared).free) < needed:
+        raise Refused(
+            f"dataset.num_workers={data.num_workers} needs {needed / 2**20:.1f} MiB of shared memory, but {shared} has "
+            f"{free / 2**20:.1f} left: type dataset.num_workers=0, or give the container more (--shm-size=1g)"
+        )
+
+
+def build_model(cfg: DictConfig, data: VAEData) -> VAE:
+    """The model, given those of the data's facts that its constructor names."""
+    parameters = inspect.signature(imported(cfg.model._target_).__init__).parameters
+    facts = {name: fact for name, fact in data.facts.items() if name in parameters and name not in cfg.model}
+    # facts go in by a plain call: Hydra would turn a tuple among them into a list
+    build = made("model", lambda: instantiate(cfg.model, _partial_=True, _convert_="all"))
+    vae = made(f"model._target_={cfg.model._target_}", lambda: build(**facts))
+    if not isinstance(vae, VAE):
+        raise Refused(
+            f"model._target_={cfg.model._target_} gives a {type(vae).__name__}, which is no vaecollapse.VAE: "
+            "derive it from vaecollapse.VAE, or watch it in its own trainer with CollapseMonitor(latents=…)"
+        )
+    return vae
+
+
+def build_module(cfg: DictConfig, vae: VAE) -> Training:
+    """The model under its regularizer and optimizer; the optimizer is tried once, so that it refuses before step 1."""
+    regularizer = made("regularizer", lambda: instantiate(cfg.regularizer), Regularizer)
+    optimizer = made("optimizer", lambda: instantiate(cfg.optimizer))
+    made("optimizer", lambda: optimizer([torch.nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer)
+    return Training(vae=vae, regularizer=regularizer, optimizer=optimizer, seed=cfg.seed)
+
+
+def build_trainer(cfg: DictConfig, directory: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """The trainer with the run's checkpoints: the last one, and the best by the selection value."""
+    loggers = made("logger", lambda: instantiate(cfg.logger) or {})
+    for name, logger in loggers.items():
+        made(f"logger.{name}", lambda logger=logger: logger, Logger)
+    trainer = made("trainer", lambda: instantiate(
+        cfg.trainer,
+        callbacks=[*callbacks, *([] if any(isinstance(c, Checkpoints) for c in callbacks) else [Checkpoints()])],
+        plugins=[AtomicCheckpointIO()],
+        logger=list(loggers.values()),
+        default_root_dir=str(directory),
+    ), pl.Trainer)  # fmt: skip
+    refuse_impossible(trainer)
+    return trainer
+
+
+def refuse_impossible(trainer: pl.Trainer) -> None:
+    """Refused where the trainer would take no step, or start more processes than there is hardware for."""
+    for name, value in (("limit_train_batches", trainer.limit_train_batches), ("max_steps", trainer.max_steps)):
+        if value == 0:
+            raise Refused(f"trainer.{name}=0 trains nothing: leave it out, or type preflight=only for the forecast")
+    if trainer.check_val_every_n_epoch is not None and trainer.check_val_every_n_epoch < 1:
+        raise Refused(
+            f"trainer.check_val_every_n_epoch must be at least 1, but got {trainer.check_val_every_n_epoch}: type 1"
+        )
+    if trainer.world_size > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise Refused(
+            f"a sweep trains each job in one process, but this one asks for {trainer.world_size}: drop -m, start the "
+            "jobs one by one, or type trainer.devices=1"
+        )
+    most = 4 * (os.cpu_count() or 1)  # of accelerators Lightning itself gives no more than there are
+    if trainer.num_devices > most:
+        raise Refused(
+            f"trainer.devices={trainer.num_devices} is more than four processes for each of this machine's cores: type "
+            "trainer.devices=1"
+        )
+
+
+def spread_examples(dataset: Any, wanted: int) -> Batch:
+    """Examples spread evenly over a split, for what is fixed before step 1."""
+    return collate([dataset[i] for i in spread(len(dataset), wanted)])
+
+
+def affordable(data: VAEData, wanted: int) -> int:
+    """So many examples, or as many as hold a few million numbers where each is long."""
+    length = math.prod(cast(Any, data.facts).get("event_shape", (1,)))
+    return max(32, min(wanted, 2**22 // max(1, length)))
+
+
+def quiet_lightning() -> None:
+    """Our own lines say what runs where; Lightning's banners and hints about loaders do not help."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for module, message in (
+        ("lightning", ".*LeafSpec.*"),
+        ("lightning", ".*smaller than the logging interval.*"),
+        ("lightning", ".*does not have many workers.*"),
+        ("lightning", ".*returned `None`.*"),
+        ("lightning", ".*your dataloader is not resumable.*"),  # it is: VAEData says where it stands
+        ("lightning", ".*sync_dist=True.*"),  # our metrics are the same on all processes when they are logged
+    ):
+        warnings.filterwarnings("ignore", message=message, module=module)
+
+
+def finish(loggers: Sequence[Logger]) -> None:
+    """Closes what a logger keeps open (a W&B run): the next job of a sweep in this process gets one of its own."""
+    for logger in loggers:
+        end = getattr(getattr(logger, "experiment", None), "finish", None)
+        if callable(end):
+            end()

@@ -1,0 +1,174 @@
+"""`vaecollapse-train`: a model trained to a verdict."""
+
+import hashlib
+import logging
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import lightning.pytorch as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from .. import config, loading
+from ..callbacks.monitor import CollapseMonitor
+from ..datasets.base import VAEData
+from ..diagnosis import Verdict
+from ..elbo import Progress
+from ..evaluation import quiet
+from ..preflight import Survey, rehearse, survey
+from ..prescriptions import Prescription
+from ..refusal import Refused
+from ..run import Run, first_process
+from ..training import Training
+from ..vae import VAE
+from .building import (
+    affordable,
+    build_model,
+    build_module,
+    build_trainer,
+    finish,
+    made,
+    prepared,
+    quiet_lightning,
+    spread_examples,
+)
+from .recording import record_start
+from .rewinding import refuse_planted, rewound
+
+log = logging.getLogger(__name__)
+CALIBRATION_EXAMPLES = 256
+
+
+class Outcome(NamedTuple):
+    """What a verb leaves behind: the word, the whole verdict and where the run lies."""
+
+    verdict: str
+    diagnosis: Verdict | None
+    directory: Path
+
+
+def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome:
+    """Trains a model to a verdict. Raises Refused where the plan cannot work, before step 1."""
+    pl.seed_everything(cfg.seed, verbose=False)
+    quiet_lightning()
+    if cfg.resume:
+        refuse_planted(cfg, directory)
+    data: VAEData = made("dataset", lambda: prepared(instantiate(cfg.dataset)), VAEData)
+    module = build_module(cfg, build_model(cfg, data))
+    callbacks: dict[str, pl.Callback] = made("callback", lambda: instantiate(cfg.callback) or {})
+    for name, callback in callbacks.items():
+        made(f"callback.{name}", lambda callback=callback: callback, pl.Callback)
+    trainer = build_trainer(cfg, directory, list(callbacks.values()))
+    plan = made("the plan", lambda: rehearsed(module, data, trainer))
+    run = Run(directory)
+    monitor = next((c for c in callbacks.values() if isinstance(c, CollapseMonitor)), None)
+    if monitor:
+        monitor.run, monitor.survey, monitor.command = run, plan, command_of(overrides)
+        monitor.knobs = {name: float(cfg[name]) for name in ("seed", "max_epochs", "lr", "latent_dim")}
+    describe(module, plan)
+    source = take_weights(module.vae, cfg.init_from) if cfg.init_from else None
+    if not cfg.resume and first_process():
+        record_start(run, cfg, overrides, data, source)
+        run.write("preflight.json", plan.as_dict())
+    if cfg.preflight == "only":
+        return Outcome("too_early", None, directory)
+    resolved, started = cast(dict, OmegaConf.to_container(cfg, resolve=True)), []
+    try:
+        for logger in trainer.loggers:
+            made("logger", lambda logger=logger: logger.log_hyperparams(resolved))
+            started.append(logger)
+        with run.alone():
+            fit(trainer, module, data, rewound(run, cfg, overrides, data) if cfg.resume else None)
+    finally:
+        finish(started)
+    verdict = monitor.verdict if monitor else None
+    return Outcome(verdict.verdict if verdict else "inconclusive", verdict, directory)
+
+
+def fit(trainer: pl.Trainer, module: Training, data: VAEData, going_on: Path | None) -> None:
+    """Trains; what stops it before its first step is the plan's fault, and one sentence."""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=going_on, weights_only=True)
+    except Exception as error:
+        if trainer.global_step or isinstance(error, Refused | OSError):
+            raise
+        lines = str(error).splitlines() or ["no message"]
+        raise Refused(f"training cannot start with this configuration: {type(error).__name__}: {lines[0]}") from error
+
+
+def rehearsed(module: Training, data: VAEData, trainer: pl.Trainer) -> Survey:
+    """Everything before step 1: constants fixed from data, one objective on real examples, and the survey."""
+    if str(trainer.precision).startswith("64"):
+        module.double()  # the rehearsal runs before Lightning gives the module its precision
+    sample = spread_examples(data.splits.train, affordable(data, CALIBRATION_EXAMPLES)).like(module)
+    module.vae.calibrate(sample)
+    rehearse(module.vae, module.regularizer, sample.part(slice(0, max(2, min(64, data.batch_size)))))
+    with quiet(module.vae, module.seed):
+        units = module.vae.elbo(sample.part(slice(0, 2)), seed=0).units
+    return look_ahead(module, data, trainer, units)
+
+
+def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int) -> Survey:
+    """The pre-flight: what the data offers at this plan's price, and the plan against its warm-up."""
+    count = affordable(data, 512) if "sample_rate" in data.facts else 4096
+    training, held_out = (spread_examples(split, count) for split in (data.splits.train, data.splits.validation))
+    part, batches = trainer.limit_train_batches, data.batches(trainer.world_size)
+    batches = int(batches * part) if isinstance(part, float) else min(batches, part or batches)
+    batches = math.ceil(batches / trainer.accumulate_grad_batches)
+    epochs = trainer.max_epochs or 1
+    steps = batches * epochs if trainer.max_steps < 0 else min(batches * epochs, trainer.max_steps)
+    end = module.final_weight
+    weights = (float(module.regularizer.weight(Progress(step, steps))) for step in range(steps + 1))
+    reached = next((step for step, weight in enumerate(weights) if weight >= 0.999 * end), steps)
+    with quiet(module.vae, module.seed):
+        return survey(module.vae, training, held_out, beta=end, units=units, steps=steps, warmup_ends=reached)
+
+
+def describe(module: Training, plan: Survey) -> None:
+    """A few lines on what is about to be trained."""
+    parameters = sum(p.numel() for p in module.vae.parameters())
+    log.info("model: %s, %d latent units, %s parameters", type(module.vae).__name__, plan.units, f"{parameters:,}")
+    if table := getattr(module.vae, "parameter_table", None):
+        for name, count, note in table():
+            log.info("  %-16s %11s  %s", name, f"{count:,}", note)
+    if floor := getattr(module.regularizer, "floor", None):
+        total = floor * plan.units
+        log.info("free bits: %g nats per unit are free, %.3g in total; nothing pushes the KL up to them", floor, total)
+    for line in plan.lines():
+        log.info("%s", line)
+
+
+def command_of(overrides: Sequence[str]):
+    """From a prescription to the command line that carries it out: the run's own overrides, those it moves replaced.
+
+    One that would be refused has no command.
+    """
+
+    def command(prescription: Prescription) -> Prescription:
+        moved = {line.partition("=")[0] for line in prescription.overrides}
+        kept = [line for line in overrides if line.lstrip("+").partition("=")[0] not in {*moved, "resume", "trust"}]
+        if "regularizer=beta" in prescription.overrides:
+            kept = [line for line in kept if not line.startswith(("free_bits=", "regularizer."))]
+        whole = [*kept, *prescription.overrides]
+        try:
+            config.compose(whole)
+        except Refused:
+            return prescription._replace(command=None)
+        return prescription._replace(command=shlex.join(["vaecollapse-train", *whole]))
+
+    return command
+
+
+def take_weights(vae: VAE, directory: str) -> dict[str, Any]:
+    """The weights of another run, the best ones where there are some, into this model; nothing else of it. Returns
+    what provenance.json says of them."""
+    source = loading.run_directory(directory)
+    name = "best" if (source / "checkpoints" / "best.ckpt").exists() else "last"
+    weights = loading.load_weights(loading.checkpoint_of(source, name))
+    loading.fill(vae, weights, "vae.")
+    log.info("weights from %s (step %d)", weights.file, weights.step)
+    digest = hashlib.sha256(weights.file.read_bytes()).hexdigest()
+    return {"file": str(weights.file.resolve()), "step": weights.step, "sha256": digest}

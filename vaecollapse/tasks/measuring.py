@@ -1,0 +1,192 @@
+"""`vaecollapse-evaluate`: a trained run measured on a split, from its directory alone."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from .. import config, loading
+from ..batch import Batch
+from ..datasets.base import VAEData
+from ..detectors.base import Detector, Finding
+from ..diagnosis import Facts, Verdict, diagnose
+from ..diagnosis import value as value_of
+from ..elbo import Progress
+from ..evaluation import blocks_of, bound, distinct, read, reconstruction
+from ..refusal import Refused
+from ..regularizers.base import Regularizer
+from ..run import Run
+from ..training import Training
+from ..vae import PART, VAE
+from .building import build_model, made, prepared, quiet_lightning, spread_examples
+from .recording import other_data, record_start
+
+log = logging.getLogger(__name__)
+EVALUATION_BLOCK = 256  # as the monitor reads its probes
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation found: the verdict on the split's readings, the figures beside it, and of what they are."""
+
+    verdict: Verdict
+    figures: dict[str, Finding]
+    what: str
+    directory: Path
+
+
+def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Evaluated:
+    """Measures a run on a split, from its directory alone. Raises Refused where that cannot be read or does not fit."""
+    quiet_lightning()
+    source = loading.run_directory(cfg.run)
+    own = moved(loading.read_config(source, list(cfg.trust)), list(cfg.overrides))
+    weights = loading.load_weights(loading.checkpoint_of(source, cfg.checkpoint))
+    device = usable(cfg.device)
+    data = rebuilt_data(own)
+    module = rebuilt_module(own, data, weights).to(device)
+    provenance = loading.read_json(source, "provenance.json")
+    if line := other_data(provenance.get("data"), data):
+        log.warning("warning: %s", line)
+    seed = module.seed if cfg.seed is None else cfg.seed
+    dataset = getattr(data.splits, cfg.split)
+    if not len(dataset):
+        raise Refused(f"the {cfg.split} split of this run is empty: type split=validation")
+    examples = spread_examples(dataset, len(dataset) if cfg.examples is None else cfg.examples).like(module)
+    found, figures = made(
+        "the readings", lambda: measured(module, own, examples, weights, data, seed=seed, samples=cfg.samples)
+    )
+    # of a foreign command line nothing is composed, so nothing is prescribed
+    verdict = diagnose(found, None, facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train"))
+    verdict = verdict._replace(prescriptions=[])
+    run = Run(directory)
+    cfg = cast(DictConfig, OmegaConf.merge(cfg, {"seed": seed}))
+    record_start(run, cfg, overrides, data)
+    told = {"run": str(source.resolve()), "checkpoint": weights.file.name, "epoch": weights.epoch,
+            "step": weights.step, "split": cfg.split, "examples": len(examples.x)}  # fmt: skip
+    run.write("provenance.json", run.read("provenance.json") | {"evaluated": told, "trained": provenance})
+    content = {**told, **verdict.as_dict(), "figures": {name: figure(each) for name, each in figures.items()}}
+    run.write("evaluation.json", content)
+    what = f"{len(examples.x)} {cfg.split} examples, {weights.file.name} of epoch {weights.epoch + 1}"
+    return Evaluated(verdict, figures, f"{what} (step {weights.step}) of {cfg.run}", directory)
+
+
+def moved(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The loaded configuration with keys of its dataset replaced; Refused where there is no such key."""
+    for override in [parsed(line) for line in overrides]:
+        path, known = override.key_or_group, sorted(str(key) for key in cfg.dataset if not str(key).startswith("_"))
+        if OmegaConf.select(cfg, path, default=config.ELSE) == config.ELSE:
+            raise Refused(f"overrides: this run has no {path}: its dataset has {', '.join(known)}")
+        OmegaConf.update(cfg, path, override.value(), merge=False)
+    return cfg
+
+
+def parsed(line: str) -> Override:
+    """One override of the command line."""
+    try:
+        override = OverridesParser.create().parse_override(line)
+    except HydraException as error:
+        raise Refused(f"overrides={line} cannot be read: write it as 'dataset.root=/new/place'") from error
+    if override.is_sweep_override():
+        raise Refused(f"overrides={line} gives several values: give one")
+    return override
+
+
+def usable(name: str) -> torch.device:
+    """The device. Refused where it is not there."""
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise Refused(f"device={name} is not there ({torch.cuda.device_count()} CUDA devices): type device=cpu")
+    return device
+
+
+def rebuilt_data(cfg: DictConfig) -> VAEData:
+    """The run's dataset with its splits, read in this process."""
+    if "num_workers" in cfg.dataset:
+        cfg.dataset.num_workers = 0
+    data = made("dataset", lambda: instantiate(cfg.dataset), VAEData)
+    try:
+        return made("dataset", lambda: prepared(data), VAEData)
+    except Refused as error:
+        if "root" not in cfg.dataset:
+            raise
+        raise Refused(
+            f"{error}; if the data of this run lie elsewhere here, type \"overrides=['dataset.root=/new/place']\""
+        ) from error
+
+
+def rebuilt_module(cfg: DictConfig, data: VAEData, weights: loading.Weights) -> Training:
+    """Model and regularizer with the checkpoint's numbers; the optimizer is none that the run names."""
+    vae = made("model", lambda: build_model(cfg, data), VAE)
+    regularizer = made("regularizer", lambda: instantiate(cfg.regularizer), Regularizer)
+    seed = OmegaConf.select(cfg, "seed", default=0)
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise Refused("the run's config.yaml has no whole number as its seed: take the config.yaml that the run wrote")
+    module = Training(vae=vae, regularizer=regularizer, optimizer=torch.optim.Adam, seed=seed)
+    if str(OmegaConf.select(cfg, "trainer.precision")).startswith("64"):
+        module.double()
+    loading.fill(vae, weights, "vae.")
+    loading.fill(regularizer, weights, "regularizer.")
+    return module.eval()
+
+
+def place_of(module: Training, weights: loading.Weights, data: VAEData, cfg: DictConfig) -> Progress:
+    """Where in its planned training the checkpoint lies."""
+    if weights.total is not None:
+        return Progress(weights.step, weights.total, weights.epoch)
+    per_epoch = max(1, len(data.train_dataloader()))
+    epochs, steps = (OmegaConf.select(cfg, f"trainer.{name}") for name in ("max_epochs", "max_steps"))
+    total = max(weights.step, per_epoch * epochs if type(epochs) is int else 0, 1)
+    if type(steps) is int and steps > 0:
+        total = max(weights.step, min(total, steps))
+    return Progress(weights.step, total, weights.epoch)
+
+
+def measured(
+    module: Training, cfg: DictConfig, examples: Batch, weights: loading.Weights, data: VAEData, *, seed: int,
+    samples: int,
+) -> tuple[dict[str, Finding], dict[str, Finding]]:  # fmt: skip
+    """The findings of the run's detectors on distinct examples, in blocks as in training, and the figures of all."""
+    detectors = made("detector", lambda: instantiate(OmegaConf.select(cfg, "detector") or {}), Mapping)
+    for name, detector in detectors.items():
+        made(f"detector.{name}", lambda detector=detector: detector.to(examples.x.device), Detector)
+    place, regularizer = place_of(module, weights, data, cfg), module.regularizer.eval()
+    kept = examples.part(torch.tensor(distinct(examples.x), device=examples.x.device))
+    probe = [kept.part(rows) for rows in blocks_of(len(kept.x), EVALUATION_BLOCK)]
+    found, _ = read(module.vae, probe, detectors, lambda elbo: regularizer(elbo, place), seed=seed)
+    blocks = [examples.part(slice(start, start + PART)) for start in range(0, len(examples.x), PART)]
+    figures = bound(module.vae, blocks, samples=samples, seed=seed, epoch=weights.epoch)
+    return found, figures | reconstruction(module.vae, blocks, audio="sample_rate" in data.facts, seed=seed)
+
+
+def facts_of(
+    module: Training, source: Path, found: Mapping[str, Finding], weights: loading.Weights, data: VAEData,
+    cfg: DictConfig, *, held_out: bool,
+) -> Facts:  # fmt: skip
+    """What the run's directory tells besides readings; how they moved over training is not known."""
+    place = place_of(module, weights, data, cfg)
+    survey = loading.read_json(source, "preflight.json")
+    directions = survey.get("directions") if survey.get("decides") is True else None
+    end = float(module.regularizer.weight(Progress(place.total, place.total)))
+    settled = float(module.regularizer.weight(place)) >= 0.999 * end
+    return Facts(
+        units=int(value_of(found, "units", 0.0)),
+        weight=end,
+        forecast=directions if type(directions) is int else None,
+        share=place.share,
+        epochs=weights.epoch + 1,
+        finished=settled,
+        schedule_done=settled,
+        floor=value_of(found, "floor", 0.0),
+        held_out=held_out,
+    )
+
+
+def figure(finding: Finding) -> dict[str, Any]:
+    """A finding as verdict.json has them."""
+    return {name: part for name, part in finding._asdict().items() if name != "name"}
