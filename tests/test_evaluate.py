@@ -26,6 +26,7 @@ from vaecollapse.elbo import importance_weighted_nll
 from vaecollapse.evaluation import bound, likelihood_of, reconstruction
 from vaecollapse.models.linear import LinearVAE
 from vaecollapse.refusal import Refused
+from vaecollapse.tasks.measuring import Examples
 from vaecollapse.vae import VAE
 
 ROOT = Path(__file__).parents[1]
@@ -282,6 +283,36 @@ def test_fewer_examples_another_seed_and_more_samples_change_the_figures(run):
     assert figures[2]["iw_nll"]["value"] < figures[0]["iw_nll"]["value"]
 
 
+def test_both_probes_are_read_so_that_a_memory_can_be_told(run):
+    """The gap on training examples stands beside the held-out one; on the training split there is only one."""
+    readings = evaluated(run)["readings"]
+    assert readings["train/gap"]["n"] == 512
+    assert readings["gap"]["n"] == 512
+    assert "train/gap" not in evaluated(run, "split=train")["readings"]
+
+
+def test_examples_are_read_block_by_block(run):
+    """However long the split, no more than a block of it is in memory at once; copies are left out of readings."""
+    held: list[int] = []
+
+    class Counted(list):
+        def __getitem__(self, position):
+            held.append(position)
+            return super().__getitem__(position)
+
+    rows = [Batch(torch.full((1, 2), float(row % 7)), index=torch.tensor([row])) for row in range(20)]
+    rows = [row._replace(x=row.x[0], index=row.index[0]) for row in rows]
+    module = torch.nn.Linear(2, 2)
+    examples = Examples(Counted(rows), range(20), module)
+    blocks = examples.blocks(8)
+    assert [len(block) for block in blocks.positions] == [8, 12]
+    assert held == []
+    assert blocks[0].x.shape == (8, 2)
+    assert held == list(range(8))
+    assert examples.distinct().positions == list(range(7))
+    assert [len(block.x) for block in examples.blocks(8, whole=False)[1:]] == [8, 4]
+
+
 def test_training_examples_acquit_nobody(run):
     assert evaluated(run, "split=train", "examples=512")["verdict"] == "inconclusive"
 
@@ -315,6 +346,7 @@ def test_a_class_of_theirs_is_measured_where_they_are_trusted(run, tmp_path, mon
         ("seed: 3", "seed: x"),
         ("  max_epochs: 2", "  max_epochs: [2]"),
         ("    warmup: 0.1", "    warmup: {}"),
+        ("  latent_dim: 5", "  latent_dim: 2000000000"),
     ],
 )
 def test_a_spoilt_configuration_is_a_sentence_or_does_not_matter(run, line, instead):
@@ -342,6 +374,17 @@ def test_other_data_are_a_warning_of_one_line(run, caplog):
     caplog.clear()
     evaluated(run)
     assert "is not known" in " ".join(r.getMessage() for r in caplog.records)
+
+
+def test_a_model_far_larger_than_its_weights_is_refused_before_its_memory_is_asked_for(run):
+    """8 TB of encoder in ten letters."""
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("  latent_dim: 5", "  latent_dim: 100000000000"))
+    with pytest.raises(Refused, match="far larger than what"):
+        evaluated(run)
+    line = ["model=linear", "latent_dim=100000000000"]
+    with pytest.raises(Refused, match="larger than this machine's memory"):
+        tasks.train(config.compose(line), run.parent / "new", line)
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,7 @@ class Session:
             if _was_interrupted(stop):
                 return self.interrupted()
             if stop.code is None:  # Lightning's answer to SIGTERM
-                self.say("terminated")
-                return TERMINATED
+                return self.ended("terminated", TERMINATED)
             if stop.code and not self.jobs:
                 self.suggest()
             return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -262,8 +261,12 @@ class Session:
             print(f"{self.name}: {sentence}", file=sys.stderr)
 
     def interrupted(self) -> int:
-        self.say("interrupted")
-        return INTERRUPTED
+        return self.ended("interrupted", INTERRUPTED)
+
+    def ended(self, word: str, code: int) -> int:
+        if first_process():
+            self.say(word)
+        return code
 
 
 class EvaluateSession(Session):

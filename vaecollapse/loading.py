@@ -26,15 +26,15 @@ PLACES = ("dirpath", "save_dir", "dir", "directory", "filename", "log_dir", "def
 ENTRIES = 100_000  # of a checkpoint
 
 
-def run_directory(directory: Path | str) -> Path:
-    """The directory as a path. Refused where it is no training run's."""
+def run_directory(directory: Path | str, key: str = "run") -> Path:
+    """The directory as a path. Refused, in the words of the `key` it was given by, where it is no training run's."""
     root = Path(os.path.expanduser(directory))
     if not root.is_dir():
-        raise Refused(f"run={root} is no folder: give a run directory, such as outputs/train/<time>")
+        raise Refused(f"{key}={root} is no folder: give a run directory, such as outputs/train/<time>")
     if not (root / "config.yaml").exists():
         jobs = sorted(path.parent for path in root.glob("*/config.yaml"))
         example = f"of those in it, such as {printable(str(jobs[0]))}" if jobs else "such as outputs/train/<time>"
-        raise Refused(f"run={root} is no run directory (it has no config.yaml): give one {example}")
+        raise Refused(f"{key}={root} is no run directory (it has no config.yaml): give one {example}")
     return root
 
 
@@ -251,15 +251,15 @@ class Weights(NamedTuple):
     total: int | None = None  # steps of the plan its schedules follow
 
 
-def checkpoint_of(directory: Path | str, which: str = "best") -> Path:
+def checkpoint_of(directory: Path | str, which: str = "best", key: str = "run") -> Path:
     """The file of the `best`, `last` or `ema` checkpoint. Refused where there is none yet."""
-    root = run_directory(directory)
+    root = run_directory(directory, key)
     name = f"checkpoints/{which}.ckpt"
     if (root / name).is_symlink() or (root / name).exists():
         return inside(root, name)
     other = next((each for each in ("best", "last", "ema") if (root / f"checkpoints/{each}.ckpt").exists()), None)
-    advice = f"type checkpoint={other}" if other else "wait for its first validation, or train again"
-    raise Refused(f"run={root} has no {which} checkpoint: {advice}")
+    advice = f"type checkpoint={other}" if other and key == "run" else "wait for its first validation, or train again"
+    raise Refused(f"{key}={root} has no {which} checkpoint: {advice}")
 
 
 def load_weights(path: Path | str) -> Weights:
@@ -356,8 +356,7 @@ def refuse_other_places(content: dict, directory: Path, trust: Sequence[str] = (
 
 
 def _bad(file: Path, what: str) -> Refused:
-    advice = "copy the run directory again, or take its other checkpoint (checkpoint=best|last)"
-    return Refused(f"{file} {printable(what)}: {advice}")
+    return Refused(f"{file} {printable(what)}: copy the run directory again, or take another checkpoint of it")
 
 
 def _check_zip(file: Path) -> None:
@@ -395,7 +394,7 @@ def fill(module: Any, weights: Weights, prefix: str) -> None:
 
     held = {name.removeprefix(prefix): t for name, t in weights.state.items() if name.startswith(prefix)}
     own = module.state_dict()
-    said = f"{weights.file} holds another model than this config.yaml describes"
+    said = f"{weights.file} holds another model than this configuration describes"
     advice = "take both from one run, and data of the shape it was trained on"
     for name, tensor in own.items():
         if name not in held:

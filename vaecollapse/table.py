@@ -125,7 +125,8 @@ def evaluation_table(verdict: Verdict, figures: Mapping[str, Finding], what: str
     for name in deciding:
         table.add_row(*row(name, verdict.readings[name]), style="bold")
     for name, finding in verdict.readings.items():
-        if name not in deciding and shown(finding):
+        beside = not name.startswith("train/") or name == "train/gap"
+        if name not in deciding and beside and shown(finding):
             table.add_row(*row(name, finding), style="dim")
     measured = columns(**{"split": "left", "value": "right", "95 %": "left", "": "left"})
     for name, finding in figures.items():

@@ -1,5 +1,6 @@
 """Checkpoints a killed run goes on from exactly, and the weights that were best."""
 
+import logging
 import math
 import os
 import signal
@@ -12,10 +13,17 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..run import Run
 
+log = logging.getLogger(__name__)
 LAST, PREVIOUS, BEST, EMA = "last.ckpt", "previous.ckpt", "best.ckpt", "ema.ckpt"
+
+
+def ending(number: int) -> BaseException:
+    """What ends training on this signal."""
+    return SIGTERMException() if number == signal.SIGTERM else KeyboardInterrupt()
 
 
 def folder_of(trainer: Trainer) -> Path:
@@ -51,8 +59,9 @@ class Checkpoints(Checkpoint):
     end of training, the one before it as `previous.ckpt`, and the weights of the best validation as `best.ckpt`.
 
     A checkpoint is only taken where training can go on from it exactly: after an optimizer step with no validation due,
-    or at the end of an epoch. Ctrl-C and SIGTERM wait for such a place while a step is being taken or written (a
-    second Ctrl-C does not wait).
+    or at the end of an epoch. Ctrl-C and SIGTERM wait for such a place while a step is being taken or written; several
+    processes wait until all of them know, and stop together. A second signal does not wait. An error in one process
+    leaves the checkpoint of the step before, where that step was such a place.
     """
 
     def __init__(self, *, every_seconds: float = 30.0, every_steps: int = 500) -> None:
@@ -61,8 +70,9 @@ class Checkpoints(Checkpoint):
         self.run: Run | None = None
         self.best = math.inf
         self.saved_at, self.saved_step, self.epoch = -math.inf, 0, 0
-        self.stepping = self.interrupted = False
-        self.before: Any = None
+        self.stepping = self.exact = False
+        self.asked = 0  # the signal that is to end training
+        self.before: dict[int, Any] = {}
 
     # --- state
 
@@ -86,42 +96,75 @@ class Checkpoints(Checkpoint):
             torn.unlink(missing_ok=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.saved_step = trainer.global_step
-        if trainer.world_size == 1:  # the other processes would go on
+        self.saved_step, self.several = trainer.global_step, trainer.world_size > 1
+        for number in (signal.SIGINT, signal.SIGTERM):
             try:
-                self.before = signal.signal(signal.SIGINT, self.interrupt)
+                self.before[number] = signal.signal(number, self.interrupt)
             except ValueError:  # not the main thread, which alone hears signals
-                self.before = None
+                return
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted or not self.stepping:
-            raise KeyboardInterrupt
-        self.interrupted = True
+        if self.asked or not (self.stepping or self.several):
+            raise ending(number)
+        self.asked = number
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.keep(trainer)
         self.release()
 
+    def keep(self, trainer: Trainer) -> None:
+        """Saves what an error interrupts, if training can go on from it and it is not saved yet."""
+        if self.exact and not self.several and self.saved_step < trainer.global_step:
+            loop: Any = trainer.fit_loop.epoch_loop  # as it stood when the last step had been taken
+            for count in (loop.batch_progress.current, loop.batch_progress.total):
+                count.ready = count.started = count.processed
+                count.completed = count.processed - 1
+            loop._batches_that_stepped -= 1
+            try:
+                self.save(trainer)
+            except Exception as error:  # what went wrong may be the disk
+                log.warning("the last steps are not in a checkpoint: %s", error)
+        self.exact = False
+
     def release(self) -> None:
-        """Gives Ctrl-C back to whom it belonged."""
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-            self.before = None
+        """Gives the signals back to whom they belonged."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self.stepping, self.epoch = True, trainer.current_epoch
 
+    def on_before_zero_grad(self, *_: Any) -> None:
+        self.exact = False  # the objective has been computed and logged
+
+    def on_before_backward(self, *_: Any) -> None:
+        self.exact = False
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        stop = self.interrupted or (trainer.received_sigterm and trainer.world_size == 1)
-        if self.between_steps(trainer) and (stop or self.due(trainer)):
+        self.exact = self.between_steps(trainer)
+        stop = self.agreed(trainer) if self.exact else 0
+        if self.exact and (stop or self.due(trainer)):
             self.save(trainer)
         self.stepping = False
-        if self.interrupted:
-            raise KeyboardInterrupt
+        if stop or (self.asked and not self.several):
+            raise ending(stop or self.asked)
+
+    def agreed(self, trainer: Trainer) -> int:
+        """The signal that any of the processes was sent, or 0."""
+        if not self.several:
+            return self.asked
+        asked = torch.tensor(float(self.asked), device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(asked, reduce_op="max"))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.exact = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.exact = False
         loop = trainer.fit_loop
         done = trainer.should_stop or loop.epoch_loop.global_step == loop.max_steps
         done |= trainer.current_epoch + 1 == loop.max_epochs

@@ -26,6 +26,7 @@ from ..prescriptions import STATES, Prescription
 from ..refusal import Refused
 from ..run import Run
 from ..training import Training
+from .checkpoints import Checkpoints
 from .foreign import Decode, Distance, Latents
 from .offers import offer_histogram, offer_text
 from .probes import Probe, foreign_probe, own_probe
@@ -179,6 +180,9 @@ class CollapseMonitor(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A run that ends early leaves the verdict of where it stopped."""
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Checkpoints):
+                callback.keep(trainer)  # before the reading leaves its lines, which a resumed run does not have
         if self.probes and not self.reading:
             log.info("training ended early: one quick reading of the latent")
             self.look(trainer, pl_module, full=False, write=True)

@@ -149,7 +149,7 @@ class VAEData(LightningDataModule, ABC):
     def state_dict(self) -> dict[str, int]:
         """Where training stands: the epoch, and how many of its batches are done."""
         loop = cast(Any, self.trainer).fit_loop
-        done = loop.epoch_loop.batch_progress.current.ready
+        done = loop.epoch_loop.batch_progress.current.processed
         return {"epoch": loop.epoch_progress.current.processed, "skip": done if done < loop.max_batches else 0}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:

@@ -18,7 +18,9 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from .. import loading
 from ..batch import Batch, collate
 from ..callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from ..datasets.base import VAEData
@@ -78,8 +80,49 @@ def refuse_small_shared_memory(data: VAEData) -> None:
         )
 
 
-def build_model(cfg: DictConfig, data: VAEData) -> VAE:
-    """The model, given those of the data's facts that its constructor names."""
+class Bounded(TorchDispatchMode):
+    """Refuses the tensor that would take what is made within beyond `most` numbers, before its memory is asked for.
+
+    (A configuration is a few letters: latent_dim=100000000 must be one sentence and not the machine's end.)
+    """
+
+    def __init__(self, most: int, refusal: str) -> None:
+        super().__init__()
+        self.left, self.most, self.refusal = most, most, refusal
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        shape = args[0] if args else ()
+        if func.namespace == "aten" and isinstance(shape, Sequence) and all(type(side) is int for side in shape):
+            self.left -= math.prod(shape)
+            if self.left < 0:
+                raise Refused(self.refusal)
+        return func(*args, **(kwargs or {}))
+
+
+def numbers_that_fit() -> int:
+    """How many float32 parameters this machine trains: each has a gradient and two moments beside it."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16
+
+
+def build_model(cfg: DictConfig, data: VAEData, weights: loading.Weights | None = None) -> VAE:
+    """The model, given those of the data's facts that its constructor names.
+
+    Refused where it is larger than this machine's memory, or far larger than the `weights` it is to be filled with.
+    """
+    most, refusal = numbers_that_fit(), (
+        "this model is larger than this machine's memory: lower latent_dim or capacity, or the size of the examples"
+    )  # fmt: skip
+    if weights:
+        most = 2**22 + 4 * sum(tensor.numel() for tensor in weights.state.values())
+        refusal = (
+            f"the model of this configuration is far larger than what {weights.file} holds: take both from one run, "
+            "and data of the shape it was trained on"
+        )
+    with Bounded(most, refusal):
+        return _build_model(cfg, data)
+
+
+def _build_model(cfg: DictConfig, data: VAEData) -> VAE:
     parameters = inspect.signature(imported(cfg.model._target_).__init__).parameters
     facts = {name: fact for name, fact in data.facts.items() if name in parameters and name not in cfg.model}
     # facts go in by a plain call: Hydra would turn a tuple among them into a list

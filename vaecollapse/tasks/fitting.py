@@ -57,7 +57,8 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     if cfg.resume:
         refuse_planted(cfg, directory)
     data: VAEData = made("dataset", lambda: prepared(instantiate(cfg.dataset)), VAEData)
-    module = build_module(cfg, build_model(cfg, data))
+    weights = weights_of(cfg.init_from) if cfg.init_from else None
+    module = build_module(cfg, build_model(cfg, data, weights))
     callbacks: dict[str, pl.Callback] = made("callback", lambda: instantiate(cfg.callback) or {})
     for name, callback in callbacks.items():
         made(f"callback.{name}", lambda callback=callback: callback, pl.Callback)
@@ -69,7 +70,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
         monitor.run, monitor.survey, monitor.command = run, plan, command_of(overrides)
         monitor.knobs = {name: float(cfg[name]) for name in ("seed", "max_epochs", "lr", "latent_dim")}
     describe(module, plan)
-    source = take_weights(module.vae, cfg.init_from) if cfg.init_from else None
+    source = take_weights(module.vae, weights) if weights else None
     if not cfg.resume and first_process():
         record_start(run, cfg, overrides, data, source)
         run.write("preflight.json", plan.as_dict())
@@ -162,12 +163,15 @@ def command_of(overrides: Sequence[str]):
     return command
 
 
-def take_weights(vae: VAE, directory: str) -> dict[str, Any]:
-    """The weights of another run, the best ones where there are some, into this model; nothing else of it. Returns
-    what provenance.json says of them."""
-    source = loading.run_directory(directory)
+def weights_of(directory: str) -> loading.Weights:
+    """The best weights of another run where there are some, else its last."""
+    source = loading.run_directory(directory, "init_from")
     name = "best" if (source / "checkpoints" / "best.ckpt").exists() else "last"
-    weights = loading.load_weights(loading.checkpoint_of(source, name))
+    return loading.load_weights(loading.checkpoint_of(source, name, "init_from"))
+
+
+def take_weights(vae: VAE, weights: loading.Weights) -> dict[str, Any]:
+    """The weights of another run into this model, nothing else of it. Returns what provenance.json says of them."""
     loading.fill(vae, weights, "vae.")
     log.info("weights from %s (step %d)", weights.file, weights.step)
     digest = hashlib.sha256(weights.file.read_bytes()).hexdigest()

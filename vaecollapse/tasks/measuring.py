@@ -1,7 +1,8 @@
 """`vaecollapse-evaluate`: a trained run measured on a split, from its directory alone."""
 
+import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -13,23 +14,24 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from .. import config, loading
-from ..batch import Batch
+from ..batch import Batch, collate
 from ..datasets.base import VAEData
 from ..detectors.base import Detector, Finding
 from ..diagnosis import Facts, Verdict, diagnose
 from ..diagnosis import value as value_of
-from ..elbo import Progress
-from ..evaluation import blocks_of, bound, distinct, read, reconstruction
+from ..elbo import ELBO, Objective, Progress
+from ..evaluation import blocks_of, bound, read, reconstruction, spread
 from ..refusal import Refused
 from ..regularizers.base import Regularizer
 from ..run import Run
 from ..training import Training
 from ..vae import PART, VAE
-from .building import build_model, made, prepared, quiet_lightning, spread_examples
+from .building import build_model, made, prepared, quiet_lightning
 from .recording import other_data, record_start
 
 log = logging.getLogger(__name__)
 EVALUATION_BLOCK = 256  # as the monitor reads its probes
+TRAINING_EXAMPLES = 512  # as its training probe has
 
 
 class Evaluated(NamedTuple):
@@ -57,22 +59,28 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     dataset = getattr(data.splits, cfg.split)
     if not len(dataset):
         raise Refused(f"the {cfg.split} split of this run is empty: type split=validation")
-    examples = spread_examples(dataset, len(dataset) if cfg.examples is None else cfg.examples).like(module)
-    found, figures = made(
-        "the readings", lambda: measured(module, own, examples, weights, data, seed=seed, samples=cfg.samples)
-    )
+    examples = Examples(dataset, spread(len(dataset), cfg.examples or len(dataset)), module)
+    own_split = Examples(data.splits.train, spread(len(cast(Sized, data.splits.train)), TRAINING_EXAMPLES), module)
+    price = price_at(module, place_of(module, weights, data, own))
+
+    def readings(of: Examples) -> dict[str, Finding]:
+        return read(module.vae, of.distinct().blocks(EVALUATION_BLOCK), detectors_of(own, device), price, seed=seed)[0]
+
+    found = made("the readings", lambda: readings(examples))
+    training = made("the readings", lambda: readings(own_split)) if cfg.split != "train" else None
+    figures = made("the figures", lambda: measured(module, examples, data, weights, seed=seed, samples=cfg.samples))
     # of a foreign command line nothing is composed, so nothing is prescribed
-    verdict = diagnose(found, None, facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train"))
-    verdict = verdict._replace(prescriptions=[])
+    facts = facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train")
+    verdict = diagnose(found, training, facts)._replace(prescriptions=[])
     run = Run(directory)
     cfg = cast(DictConfig, OmegaConf.merge(cfg, {"seed": seed}))
     record_start(run, cfg, overrides, data)
     told = {"run": str(source.resolve()), "checkpoint": weights.file.name, "epoch": weights.epoch,
-            "step": weights.step, "split": cfg.split, "examples": len(examples.x)}  # fmt: skip
+            "step": weights.step, "split": cfg.split, "examples": len(examples)}  # fmt: skip
     run.write("provenance.json", run.read("provenance.json") | {"evaluated": told, "trained": provenance})
     content = {**told, **verdict.as_dict(), "figures": {name: figure(each) for name, each in figures.items()}}
     run.write("evaluation.json", content)
-    what = f"{len(examples.x)} {cfg.split} examples, {weights.file.name} of epoch {weights.epoch + 1}"
+    what = f"{len(examples)} {cfg.split} examples, {weights.file.name} of epoch {weights.epoch + 1}"
     return Evaluated(verdict, figures, f"{what} (step {weights.step}) of {cfg.run}", directory)
 
 
@@ -122,7 +130,7 @@ def rebuilt_data(cfg: DictConfig) -> VAEData:
 
 def rebuilt_module(cfg: DictConfig, data: VAEData, weights: loading.Weights) -> Training:
     """Model and regularizer with the checkpoint's numbers; the optimizer is none that the run names."""
-    vae = made("model", lambda: build_model(cfg, data), VAE)
+    vae = made("model", lambda: build_model(cfg, data, weights), VAE)
     regularizer = made("regularizer", lambda: instantiate(cfg.regularizer), Regularizer)
     seed = OmegaConf.select(cfg, "seed", default=0)
     if type(seed) is not int or not 0 <= seed < 2**32:
@@ -147,21 +155,65 @@ def place_of(module: Training, weights: loading.Weights, data: VAEData, cfg: Dic
     return Progress(weights.step, total, weights.epoch)
 
 
-def measured(
-    module: Training, cfg: DictConfig, examples: Batch, weights: loading.Weights, data: VAEData, *, seed: int,
-    samples: int,
-) -> tuple[dict[str, Finding], dict[str, Finding]]:  # fmt: skip
-    """The findings of the run's detectors on distinct examples, in blocks as in training, and the figures of all."""
+class Examples:
+    """Some examples of a split, read when they are looked at: memory does not grow with the split."""
+
+    def __init__(self, dataset: Any, positions: Sequence[int], module: torch.nn.Module) -> None:
+        self.dataset, self.positions, self.module = dataset, list(positions), module
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def distinct(self) -> "Examples":
+        """Without copies of an example: duplicates buy no evidence."""
+        seen: dict[bytes, int] = {}
+        for position in self.positions:
+            seen.setdefault(hashlib.sha256(self.dataset[position].x.numpy().tobytes()).digest(), position)
+        return Examples(self.dataset, list(seen.values()), self.module)
+
+    def blocks(self, size: int, *, whole: bool = True) -> "Blocks":
+        """Batches of `size`; `whole` where a reading permutes within one, so that a remainder goes to the last."""
+        cuts = blocks_of(len(self), size) if whole else [slice(s, s + size) for s in range(0, len(self), size)]
+        return Blocks(self, [self.positions[cut] for cut in cuts])
+
+
+class Blocks(Sequence[Batch]):
+    """Batches that are read anew each time they are asked for."""
+
+    def __init__(self, examples: Examples, positions: list[list[int]]) -> None:
+        self.examples, self.positions = examples, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, which: Any) -> Any:
+        if isinstance(which, slice):
+            return Blocks(self.examples, self.positions[which])
+        dataset = self.examples.dataset
+        return collate([dataset[position] for position in self.positions[which]]).like(self.examples.module)
+
+
+def detectors_of(cfg: DictConfig, device: torch.device) -> Mapping[str, Detector]:
+    """The run's detectors, empty."""
     detectors = made("detector", lambda: instantiate(OmegaConf.select(cfg, "detector") or {}), Mapping)
     for name, detector in detectors.items():
-        made(f"detector.{name}", lambda detector=detector: detector.to(examples.x.device), Detector)
-    place, regularizer = place_of(module, weights, data, cfg), module.regularizer.eval()
-    kept = examples.part(torch.tensor(distinct(examples.x), device=examples.x.device))
-    probe = [kept.part(rows) for rows in blocks_of(len(kept.x), EVALUATION_BLOCK)]
-    found, _ = read(module.vae, probe, detectors, lambda elbo: regularizer(elbo, place), seed=seed)
-    blocks = [examples.part(slice(start, start + PART)) for start in range(0, len(examples.x), PART)]
+        made(f"detector.{name}", lambda detector=detector: detector.to(device), Detector)
+    return detectors
+
+
+def price_at(module: Training, place: Progress) -> Callable[[ELBO], Objective]:
+    """What the regularizer charges at this place of training."""
+    regularizer = module.regularizer.eval()
+    return lambda elbo: regularizer(elbo, place)
+
+
+def measured(
+    module: Training, examples: Examples, data: VAEData, weights: loading.Weights, *, seed: int, samples: int
+) -> dict[str, Finding]:
+    """The bound and the reconstruction over all examples."""
+    blocks = examples.blocks(PART, whole=False)
     figures = bound(module.vae, blocks, samples=samples, seed=seed, epoch=weights.epoch)
-    return found, figures | reconstruction(module.vae, blocks, audio="sample_rate" in data.facts, seed=seed)
+    return figures | reconstruction(module.vae, blocks, audio="sample_rate" in data.facts, seed=seed)
 
 
 def facts_of(
