@@ -13,13 +13,15 @@ from lightning.pytorch import Callback
 
 from vaecollapse.callbacks.checkpoints import AtomicCheckpointIO
 from vaecollapse.callbacks.monitor import CollapseMonitor
+from vaecollapse.run import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from kill import content, differing, start
 
 LINE = ["model=linear", "dataset=gaussian", "batch_size=64", "max_epochs=3", "trainer.log_every_n_steps=1", "seed=4",
         "dataset.examples=600", "trainer.check_val_every_n_epoch=1", "callback.collapse_monitor.every_n_steps=4",
-        "callback.checkpoints.every_seconds=0", "+callback.bomb._target_=killing.Bomb"]  # fmt: skip
+        "callback=[learning_rate,collapse_monitor,checkpoints,ema]", "callback.checkpoints.every_seconds=0",
+        "+callback.bomb._target_=killing.Bomb"]  # fmt: skip
 SAVES = 12  # the checkpoint that is being written when the process ends
 
 
@@ -76,14 +78,25 @@ class Torn(AtomicCheckpointIO):
         super().save_checkpoint(checkpoint, path, storage_options)
 
 
+def written(write=Run.write):
+    """Run.write that may be the last thing a process does."""
+
+    def wrapped(run: Run, name: str, content) -> None:
+        write(run, name, content)
+        if os.environ.get("BOMB") == f"written {name}":
+            os._exit(9)
+
+    return wrapped
+
+
 MOMENTS = ["step 0", "step 1", "step 5", "step 8", "validation 0", "validated 0", "epoch 1", "epoch start 1", "step 17",
            "validation 2", "epoch 2", "last reading", "half a checkpoint", "between renames", "torn line", "ctrl-c 5",
-           "sigterm 12"]  # fmt: skip
+           "sigterm 12", "sparse step 17", "written overrides.txt", "written provenance.json"]  # fmt: skip
 
 
 def ended(line: list[str], moment: str) -> int:
     """Runs until the moment; the exit status."""
-    os.environ["BOMB"] = "step 6" if moment == "torn line" else moment
+    os.environ["BOMB"] = "step 6" if moment == "torn line" else moment.removeprefix("sparse ")
     status = os.waitpid(start(line), 0)[1]
     os.environ["BOMB"] = ""
     return os.waitstatus_to_exitcode(status)
@@ -93,17 +106,23 @@ def main(folder: Path) -> None:
     import vaecollapse.tasks.building
 
     vaecollapse.tasks.building.AtomicCheckpointIO = Torn
+    Run.write = written()
     truth = folder / "whole"
     assert os.waitstatus_to_exitcode(os.waitpid(start([*LINE, f"hydra.run.dir={truth}"]), 0)[1]) == 0
     expected, found = content(truth), {}
     for number, moment in enumerate(MOMENTS):
         directory = folder / str(number)
-        code = ended([*LINE, f"hydra.run.dir={directory}"], moment)
+        line = [*LINE, f"hydra.run.dir={directory}"]
+        if moment.startswith("sparse"):  # only the first checkpoint is left
+            line = [word.replace("every_seconds=0", "every_seconds=1000") for word in line]
+        code = ended(line, moment)
         if moment == "torn line":
             with (directory / "metrics.jsonl").open("a") as file:
                 file.write('{"step": 7, "train/dis')
         again = os.waitstatus_to_exitcode(os.waitpid(start(["trust=[killing]", f"resume={directory}"]), 0)[1])
-        found[moment] = {"ended": code, "resumed": again, "differ": differing(expected, content(directory))}
+        told = (directory / "verdict.json").exists()
+        differ = differing(expected, content(directory)) if told else ["no verdict"]
+        found[moment] = {"ended": code, "resumed": again, "differ": differ}
     print(json.dumps(found))
 
 

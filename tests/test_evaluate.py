@@ -404,6 +404,9 @@ def test_a_model_far_larger_than_its_weights_is_refused_before_its_memory_is_ask
         ("examples=0", "examples must be at least 1"),
         ("seed=-1", "seed must lie"),
         ("trust=[a.b]", "is no top-level package"),
+        ("~split", "split is needed and was taken out"),
+        ("split=${nowhere}", "cannot be resolved"),
+        ("trust=${x}", "cannot be resolved"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(run, typed, said):

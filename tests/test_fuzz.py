@@ -1,4 +1,4 @@
-"""Random command lines end in a verdict or in a sentence; `benchmarks/fuzz.py` tries a thousand, here are forty."""
+"""Random command lines end in a verdict or in a sentence; `benchmarks/fuzz.py` tries a thousand, here are twenty."""
 
 import importlib.util
 import subprocess
@@ -15,12 +15,13 @@ fuzz = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(fuzz)
 
 
-def test_forty_random_command_lines_end_in_a_verdict_or_in_a_sentence(tmp_path) -> None:
-    line = [sys.executable, str(FUZZ), "--runs", "40", "--seed", "11", "--jobs", "2"]
+def test_twenty_random_command_lines_end_in_a_verdict_or_in_a_sentence(tmp_path) -> None:
+    line = [sys.executable, str(FUZZ), "--runs", "20", "--seed", "11", "--jobs", "2"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "40/40 as they should" in done.stdout
+    assert "20/20 as they should" in done.stdout
     assert "verdict" in done.stdout, "some of them train"
+    assert "figures" in done.stdout, "some of them measure a run"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -59,14 +60,42 @@ def test_the_judge_convicts(tmp_path, code, stderr, files, wrong) -> None:
         path = tmp_path / "work" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir() if name.endswith("/") else path.write_text(text)
-    outcome = fuzz.judged(code, tmp_path, 0.0, ["beta=1"])
+    outcome = fuzz.judged(code, tmp_path, 0.0, fuzz.Case(["beta=1"], []))
+    assert wrong in outcome.wrong
+    assert bool(outcome.wrong) == bool(wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "verb", "code", "file", "text", "wrong"),
+    [
+        (["resume=run"], fuzz.TRAIN, 0, "run/verdict.json", '{"a": 1}', ""),
+        (["resume=run"], fuzz.TRAIN, 1, "run/verdict.json", '{"a": 1}', "changed run/verdict.json"),
+        (["resume=run"], fuzz.TRAIN, 1, "run/logs.txt", "", "added run/logs.txt"),
+        (["resume=run", "preflight=only"], fuzz.TRAIN, 0, "run/verdict.json", '{"a": 1}', "changed"),
+        (["init_from=run"], fuzz.TRAIN, 0, "run/verdict.json", '{"a": 1}', "changed"),
+        (["run=run"], fuzz.EVALUATE, 0, "run/verdict.json", '{"a": 1}', "changed"),
+        (["run=run"], fuzz.EVALUATE, 0, "outputs/evaluate/a/config.yaml", "", "without figures"),
+        (["run=run"], fuzz.EVALUATE, 1, "outputs/evaluate/a/config.yaml", "", "left outputs/evaluate/a"),
+        (["run=run"], fuzz.EVALUATE, 3, "outputs/evaluate/a/config.yaml", "", "exit 3"),
+    ],
+)
+def test_the_judge_convicts_who_writes_to_what_was_given(tmp_path, words, verb, code, file, text, wrong) -> None:
+    for name in ("config.yaml", "verdict.json"):
+        (tmp_path / "work/run").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work/run" / name).write_text("{}")
+    given = fuzz.contents(tmp_path / "work")
+    (tmp_path / "work" / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "work" / file).write_text(text)
+    (tmp_path / "stdout").write_text("a table")
+    (tmp_path / "stderr").write_text("no\n")
+    outcome = fuzz.judged(code, tmp_path, 0.0, fuzz.Case(words, [], verb), given)
     assert wrong in outcome.wrong
     assert bool(outcome.wrong) == bool(wrong)
 
 
 def test_a_command_that_hangs_is_ended_and_convicted(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(fuzz, "LIMIT_S", 0.2)
-    pid = fuzz.forked(["beta=1"], tmp_path, lambda: fuzz.time.sleep(30))
+    pid = fuzz.forked(fuzz.Case(["beta=1"], []), tmp_path, lambda: fuzz.time.sleep(30))
     assert fuzz.waited(pid) is None
 
 

@@ -34,7 +34,7 @@ def ended(tmp_path_factory) -> dict[str, dict]:
 
 @pytest.mark.parametrize("moment", killing.MOMENTS)
 def test_a_run_ended_at_any_moment_goes_on_to_the_same_bits(ended, moment: str) -> None:
-    """Parameters, optimizer, best weights, metrics, per-unit series and the verdict."""
+    """Parameters, optimizer, callbacks, best and average weights, metrics, per-unit series, verdict, files."""
     codes = {"ctrl-c 5": 130, "sigterm 12": 143}
     assert ended[moment] == {"ended": codes.get(moment, 9), "resumed": 0, "differ": []}
 
@@ -228,3 +228,18 @@ def test_init_from_starts_a_new_run_from_the_weights_alone(small, tmp_path) -> N
 def test_weights_of_another_architecture_are_refused(small, tmp_path) -> None:
     with pytest.raises(Refused, match="holds another"):
         trained(tmp_path / "new", f"init_from={small}", "latent_dim=3")
+
+
+def test_a_run_begun_from_another_goes_on_without_it(small, tmp_path) -> None:
+    """Its last checkpoint holds every weight; before the first one the other run is needed again."""
+    source = Path(shutil.copytree(small, tmp_path / "source"))
+    run = trained(tmp_path / "run", f"init_from={source}")
+    shutil.rmtree(source)
+    own = [*LINE, f"logger.csv.directory={run}", f"init_from={source}"]
+    (run / "overrides.txt").write_text("".join(f"{line}\n" for line in own))
+    line = [*own, f"resume={run}", "max_epochs=3"]
+    train(config.compose(line), run, line)
+    assert loading.load_weights(run / "checkpoints" / "last.ckpt").epoch == 2
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(Refused, match=r"init_from=.*is no folder"):
+        train(config.compose(line), run, line)

@@ -92,9 +92,7 @@ class Knobs:
             raise Refused(f"lr must be a finite number above 0, but lr={self.lr:g}: try lr=0.001")
         if self.preflight not in ("run", "only"):
             raise Refused(f"preflight={self.preflight} is neither run nor only: preflight=only stops before step 1")
-        if unknown := [name for name in listed(self.fail_on) if name not in STATES]:
-            near = _nearest(str(unknown[0]), STATES)
-            raise Refused(f"fail_on={unknown[0]} is no verdict{near}: take some of {', '.join(STATES)}")
+        check_verdicts(self.fail_on)
 
 
 @dataclass
@@ -117,6 +115,13 @@ class TrainSchema(Knobs):
 def listed(value: Any) -> list[Any]:
     """One thing as a list of one, null as none."""
     return [] if value is None else list(value) if isinstance(value, list | ListConfig) else [value]
+
+
+def check_verdicts(fail_on: Any) -> None:
+    """Refused unless these are verdicts."""
+    if unknown := [name for name in listed(fail_on) if name not in STATES]:
+        near = _nearest(str(unknown[0]), STATES)
+        raise Refused(f"fail_on={unknown[0]} is no verdict{near}: take some of {', '.join(STATES)}")
 
 
 @dataclass
@@ -153,6 +158,37 @@ class EvaluateSchema:
             )
 
 
+@dataclass
+class DiagnoseSchema:
+    """conf/diagnose.yaml: its meanings and defaults stand there, the ranges here. What an input holds is checked by
+    `evidence.given`."""
+
+    run: str | None = None
+    measure: bool = False
+    split: str = "test"
+    checkpoint: str = "best"
+    module: str | None = None
+    data: str | None = None
+    arrays: str | None = None
+    log: str | None = None
+    columns: Any = None
+    values: Any = None
+    examples: int = 512
+    device: str = "cpu"
+    seed: int | None = None
+    trust: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    format: str = "table"
+    fail_on: Any = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.format not in ("table", "json"):
+            raise Refused(f"format={self.format}{_nearest(self.format, ('table', 'json'))} is neither table nor json")
+        if self.examples < 2:
+            raise Refused(f"examples must be at least 2, but examples={self.examples}: try examples=512")
+        check_verdicts(self.fail_on)
+
+
 KNOBS = tuple(knob.name for knob in fields(Knobs))
 
 
@@ -160,6 +196,7 @@ def register() -> None:
     """Gives Hydra the schema; call it before anything is composed."""
     ConfigStore.instance().store(name="schema", node=TrainSchema)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
+    ConfigStore.instance().store(name="diagnose_schema", node=DiagnoseSchema)
 
 
 def check(cfg: DictConfig) -> None:
@@ -264,9 +301,30 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def check_evaluation(cfg: DictConfig) -> None:
     """Raises Refused where the configuration of an evaluation is out of range or has no value."""
+    if gone := [field.name for field in fields(EvaluateSchema) if field.name not in cfg.keys()]:
+        raise Refused(f"{gone[0]} is needed and was taken out: leave ~{gone[0]} away")
     if missing := [str(key) for key in cfg if OmegaConf.is_missing(cfg, key)]:
         raise Refused(f"{missing[0]} has no value: type {missing[0]}=outputs/train/<time>, a run directory")
-    OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluateSchema), cfg))
+    try:
+        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluateSchema), cfg))
+    except (OmegaConfBaseException, RecursionError) as error:
+        key = getattr(error, "full_key", None) or "this command line"
+        raise Refused(f"{key} cannot be resolved: {(str(error).splitlines() or ['it refers to itself'])[0]}") from error
+
+
+def check_diagnosis(cfg: DictConfig) -> None:
+    """Raises Refused where the configuration of a diagnosis is out of range; the rest of an evaluation's keys belong to
+    a run that is measured."""
+    OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DiagnoseSchema), cfg))
+    of_run = {name: cfg[name] for name in ("split", "checkpoint", "device", "trust", "overrides")}
+    check_evaluation(OmegaConf.create({**of_run, "run": cfg.run or "", "samples": 1, "examples": None, "seed": cfg.seed}))
+    if not cfg.measure:
+        plain = DiagnoseSchema()
+        moved = [name for name in of_run if OmegaConf.to_container(cfg)[name] != getattr(plain, name)]  # pyright: ignore[reportCallIssue, reportArgumentType, reportIndexIssue]
+        if moved:
+            raise Refused(f"{moved[0]} is of a run that is measured: add run=outputs/train/<time> measure=true, or leave it")
+    elif cfg.run is None:
+        raise Refused("measure belongs to run=outputs/train/<time>: leave measure away")
 
 
 def _resolved(cfg: DictConfig, root: str) -> Any:

@@ -36,7 +36,7 @@ from .building import (
     spread_examples,
 )
 from .recording import record_start
-from .rewinding import refuse_planted, rewound
+from .rewinding import has_begun, of_the_run_itself, refuse_planted, rewound
 
 log = logging.getLogger(__name__)
 CALIBRATION_EXAMPLES = 256
@@ -57,7 +57,8 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     if cfg.resume:
         refuse_planted(cfg, directory)
     data: VAEData = made("dataset", lambda: prepared(instantiate(cfg.dataset)), VAEData)
-    weights = weights_of(cfg.init_from) if cfg.init_from else None
+    begun = bool(cfg.resume) and has_begun(directory)  # else a resumed run starts once more
+    weights = weights_of(cfg.init_from) if cfg.init_from and not begun else None
     module = build_module(cfg, build_model(cfg, data, weights))
     callbacks: dict[str, pl.Callback] = made("callback", lambda: instantiate(cfg.callback) or {})
     for name, callback in callbacks.items():
@@ -71,8 +72,8 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
         monitor.knobs = {name: float(cfg[name]) for name in ("seed", "max_epochs", "lr", "latent_dim")}
     describe(module, plan)
     source = take_weights(module.vae, weights) if weights else None
-    if not cfg.resume and first_process():
-        record_start(run, cfg, overrides, data, source)
+    if not begun and first_process():
+        record_start(run, *(of_the_run_itself(cfg, overrides) if cfg.resume else (cfg, overrides)), data, source)
         run.write("preflight.json", plan.as_dict())
     if cfg.preflight == "only":
         return Outcome("too_early", None, directory)

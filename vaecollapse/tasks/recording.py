@@ -22,6 +22,7 @@ def record_start(
     """config.yaml, overrides.txt and provenance.json."""
     composed = OmegaConf.to_yaml(cfg, resolve=True)
     run.write("config.yaml", composed)
+    (run.directory / "quarantine.csv").unlink(missing_ok=True)  # of a start that was killed
     if data.left_out:
         run.append_csv("quarantine.csv", ["path", "reason"], data.left_out)
     run.write("overrides.txt", "".join(f"{line}\n" for line in overrides))

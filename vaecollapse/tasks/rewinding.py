@@ -9,6 +9,7 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from .. import loading, resuming
+from ..callbacks.checkpoints import LAST, PREVIOUS
 from ..datasets.base import VAEData
 from ..refusal import Refused
 from ..run import Run, first_process
@@ -29,6 +30,17 @@ def refuse_planted(cfg: DictConfig, directory: Path) -> None:
     loading.refuse_other_places(content, directory, list(cfg.trust))
 
 
+def has_begun(directory: Path) -> bool:
+    """Is there a checkpoint to go on from?"""
+    return any((directory / "checkpoints" / name).exists() for name in (LAST, PREVIOUS))
+
+
+def of_the_run_itself(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
+    """Configuration and command line without what only resumes the run."""
+    own = OmegaConf.merge(cfg, {"resume": None, "trust": [], "preflight": "run"})
+    return cast(DictConfig, own), resuming.recorded(overrides)
+
+
 def rewound(run: Run, cfg: DictConfig, overrides: Sequence[str], data: VAEData) -> Path | None:
     """Takes a run directory back to its last checkpoint and returns that; None where it has none yet, and training
     begins again. Refused where the data are others now, or where the plan is done."""
@@ -38,16 +50,16 @@ def rewound(run: Run, cfg: DictConfig, overrides: Sequence[str], data: VAEData) 
             f"resume={run.directory} has done its {cfg.max_epochs} epochs: for more type max_epochs="
             f"{2 * cfg.max_epochs}, for its figures vaecollapse-evaluate run={run.directory}"
         )
-    if line := other_data(loading.read_json(run.directory, "provenance.json").get("data"), data):
+    if file and (line := other_data(loading.read_json(run.directory, "provenance.json").get("data"), data)):
         raise Refused(f"{line}: give it the data it was trained on, or start anew with init_from={run.directory}")
     step = state["global_step"] if file else 0
     if first_process():
         run.cut_back(state["files"] if file else {})
         run.append("events.jsonl", {"step": step, "event": "resumed"})
         # a longer plan is the run's own from here on
-        run.write("overrides.txt", "".join(f"{line}\n" for line in resuming.recorded(overrides)))
-        kept = OmegaConf.merge(cfg, {"resume": None, "trust": [], "preflight": "run"})
-        run.write("config.yaml", OmegaConf.to_yaml(kept, resolve=True))
+        own, line = of_the_run_itself(cfg, overrides)
+        run.write("overrides.txt", "".join(f"{each}\n" for each in line))
+        run.write("config.yaml", OmegaConf.to_yaml(own, resolve=True))
     log.info("going on from step %d", step)
     return file
 
