@@ -21,6 +21,24 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
+def mnist() -> Path:
+    """MNIST's test images, gzipped IDX; skips where they are not beside the project."""
+    file = DATA / "images" / "mnist-t10k-images-idx3-ubyte.gz"
+    if not file.is_file():
+        pytest.skip(f"the MNIST test images are not at {file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def omniglot() -> Path:
+    """Omniglot's small background set, PNG in a zip archive; skips where it is not beside the project."""
+    file = DATA / "images" / "omniglot_images_background_small1.zip"
+    if not file.is_file():
+        pytest.skip(f"the Omniglot images are not at {file}")
+    return file
+
+
+@pytest.fixture(scope="session")
 def fsdd() -> Path:
     """The Free Spoken Digit Dataset's recordings; skips where they are not beside the project."""
     folder = DATA / "fsdd" / "recordings"

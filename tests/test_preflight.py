@@ -6,17 +6,25 @@ from planted import EIGENVALUES, gaussian_data, optimum, probe
 
 from vaecollapse.batch import Batch
 from vaecollapse.datasets.audio import AudioFolderData
-from vaecollapse.distributions.likelihoods import LaplaceLikelihood, NormalLikelihood, SpectralLikelihood
+from vaecollapse.distributions.likelihoods import (
+    BernoulliLikelihood,
+    LaplaceLikelihood,
+    NormalLikelihood,
+    SpectralLikelihood,
+)
+from vaecollapse.models.linear import LinearVAE
 from vaecollapse.nn.spectral import LogMel
 from vaecollapse.preflight import (
-    critical_price,
+    crossed,
     floor_table,
     forecast,
+    forecast_binary,
     forecast_cells,
     forecast_distance,
     likelihood_cells,
     price_of,
     rehearse,
+    survey,
 )
 from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
@@ -70,12 +78,80 @@ def test_log_mel_densities_of_speech_are_forecast_on_held_out_clips(fsdd) -> Non
     assert found[0] <= 300, "no more directions than clips"
 
 
-def test_few_examples_raise_the_bar() -> None:
-    values = torch.tensor(EIGENVALUES)
-    assert critical_price(values, 10, 1.0) > critical_price(values, 1000, 1.0) == pytest.approx(1.1, abs=0.1)
-    noise = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("n", "cells"), [(60, 40), (4096, 256), (200, 300)])
+def test_noise_at_the_price_is_forecast_dead(n: int, cells: int) -> None:
+    """Though half of the sample's own eigenvalues exceed it."""
+    noise = torch.randn(n, cells, generator=torch.Generator().manual_seed(0)).double()
     seen = int((torch.linalg.eigvalsh(torch.cov(noise.T)) > 1.1).sum())
-    assert forecast(noise, price=lambda _: 1.0, units=40).directions <= 1 < seen
+    assert forecast(noise, price=lambda _: 1.0, units=cells).directions <= 0.02 * cells < 0.15 * cells < seen
+
+
+@pytest.mark.parametrize(("n", "cells"), [(2000, 8), (2000, 600), (300, 600)])
+def test_crossed_variances_are_those_of_the_planted_directions(n: int, cells: int) -> None:
+    """Within their own errors, whether cells or examples are more."""
+    generator = torch.Generator().manual_seed(1)
+    ways = torch.linalg.qr(torch.randn(cells, 3, generator=generator, dtype=torch.float64)).Q.T
+    codes = torch.randn(n, 3, generator=generator).double() * torch.tensor([40.0, 20.0, 10.0])
+    values, errors = crossed(codes @ ways + 0.1 * torch.randn(n, cells, generator=generator).double())
+    expected = codes.var(0)
+    assert ((values[:3] - expected).abs() < 3 * errors[:3]).all()
+    torch.testing.assert_close(errors[:3], expected * (2 / n) ** 0.5, rtol=0.5, atol=0)
+    assert values[3:].max() < 0.02
+
+
+@pytest.mark.parametrize("p", [0.5, 0.1])
+@pytest.mark.parametrize("copies", [4, 12])
+def test_bernoulli_collapse_is_stable_exactly_beyond_the_largest_correlation(copies: int, p: float) -> None:
+    """Two independent bits, each on `copies` cells, and one cell that never changes: β* = copies, whatever p."""
+    generator = torch.Generator().manual_seed(0)
+    bits = (torch.rand(8192, 2, generator=generator) < p).float().repeat_interleave(copies, 1)
+    x = torch.cat([bits, torch.ones(8192, 1)], 1)
+    found = {beta: forecast_binary(x, beta=beta, units=5) for beta in (0.5, 0.8 * copies, 1.1 * copies)}
+    assert [each.directions for each in found.values()] == [2, 2, 0]
+    assert found[0.5].largest[0] == pytest.approx(copies, rel=0.05)
+    assert forecast_binary(torch.ones(50, 6), beta=0.1, units=3).directions == 0
+
+
+def test_the_bernoulli_threshold_is_where_the_collapsed_bound_loses_its_curvature() -> None:
+    """D + βR of z's first step out of collapse, by autograd: x̂ = intercept + w z, E[z|x] = v x. The Hessian in (w, v)
+    of one direction has a negative eigenvalue iff β is below the largest eigenvalue of F^−½ Cov F^−½."""
+    x = (torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)).double() < 0.3).double()
+    x[:, 1] = torch.where(torch.arange(4000) % 4 > 0, x[:, 0], x[:, 1])
+    odds = x.mean(0)
+    spread = (odds * (1 - odds)).sqrt()
+    centred = (x - odds) / spread
+    critical = float(torch.linalg.eigvalsh(centred.T @ centred / len(x))[-1])
+    logits = (odds / (1 - odds)).log()
+
+    def bound(flat: torch.Tensor, beta: float) -> torch.Tensor:
+        w, v = flat.reshape(2, 3)
+        mean = (x - odds) @ v
+        eps = torch.tensor([-1.0, 1.0], dtype=torch.float64)[:, None]  # exact to second order in w
+        z = mean + eps
+        ln_p = -torch.nn.functional.softplus(-(2 * x - 1) * (logits + z[..., None] * w)).sum(-1)
+        return (-ln_p.mean(0) + beta * mean.square() / 2).mean()
+
+    for factor, stable in ((0.97, False), (1.03, True)):
+        hessian = torch.autograd.functional.hessian(
+            lambda flat, beta=factor * critical: bound(flat, beta), torch.zeros(6, dtype=torch.float64)
+        )
+        assert (torch.linalg.eigvalsh(hessian)[0] > -1e-9) == stable
+    found = forecast_binary(x, beta=1.0, units=3)
+    assert found.largest[0] == pytest.approx(critical, rel=0.03)
+
+
+def test_a_bernoulli_plan_on_greys_is_refused_and_shown_on_bits() -> None:
+    torch.manual_seed(0)
+    vae = LinearVAE(event_shape=(1, 2, 4), latent_dim=3, likelihood=BernoulliLikelihood()).double()
+    bits = (torch.rand(512, 1, 2, 1) < 0.4).double().repeat(1, 1, 1, 4)
+    plan = survey(vae, Batch(bits), Batch(bits), beta=1.0, units=3, steps=10, warmup_ends=1)
+    assert plan.directions == 2 and plan.beta_effective == 1.0 and not plan.decides
+    grey = Batch(bits * 0.3)
+    for held, sentence in ((grey, "binarize=stochastic"), (Batch(bits * 3), "outside")):
+        with pytest.raises(Refused, match=sentence):
+            survey(vae, Batch(bits), held, beta=1.0, units=3, steps=10, warmup_ends=1)
+    with pytest.raises(Refused, match="binarize=stochastic"):
+        rehearse(vae, Beta(weight=Constant(value=1.0)), grey)
 
 
 def test_rehearsal_moves_nothing_and_refuses_what_cannot_be_priced() -> None:

@@ -9,17 +9,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .batch import Batch
-from .distributions.likelihoods import ElementwiseLikelihood, LaplaceLikelihood, NormalLikelihood, SpectralLikelihood
+from .distributions.likelihoods import (
+    BernoulliLikelihood,
+    ElementwiseLikelihood,
+    LaplaceLikelihood,
+    NormalLikelihood,
+    SpectralLikelihood,
+)
 from .elbo import Objective, Progress
 from .nn.spectral import LogMel, frame_mask
 from .refusal import Refused
 from .regularizers.base import Regularizer
 from .vae import VAE
 
-
-def critical_price(eigenvalues: Float[Tensor, " d"], examples: int, e: float) -> float:
-    """The eigenvalue a direction must exceed to be alive at e = β s², with room for sampling noise."""
-    return e * max(1.1, (1 + math.sqrt(len(eigenvalues) / examples)) ** 2)
+DOUBT = 2.5  # standard errors by which a direction must exceed its price to be forecast alive
+MOST_NUMBERS = 2**25  # of the examples that a forecast is made from
+WIDE = 1024  # cells beyond which half as many examples do: the directions are then those of the examples
 
 
 Cells = tuple[Float[Tensor, "_ _"], Bool[Tensor, "_ _"]]  # values and their validity, (clips, cells)
@@ -52,22 +57,59 @@ def price_of(likelihood: object, beta: float) -> Price | None:
 
 
 def settled(values: Float[Tensor, " directions"], total: float, cells: float, price: Price, units: int, *,
-            margin: float) -> Forecast:  # fmt: skip
+            errors: Float[Tensor, " directions"] | None = None) -> Forecast:  # fmt: skip
     """The living directions from collapse upwards: e follows from what the living ones leave over, and they from e.
 
     A likelihood that fits its scale makes a nat cheaper with every direction that lives; starting from the collapsed
-    point, none lives where that point is stable (Lucas 2019).
+    point, none lives where that point is stable (Lucas 2019). With standard `errors` a direction lives where its
+    variance less `DOUBT` of them exceeds e.
     """
-    values, alive, residual = values.sort(descending=True).values, 0, total / cells
+    least = values if errors is None else values - DOUBT * errors
+    order = least.argsort(descending=True)
+    values, least, alive, residual = values[order], least[order], 0, total / cells
     for _ in range(200):
         e = price(residual)
-        alive = min(units, int((values > e * margin).sum()))
+        alive = min(units, int((least > e).sum()))
         left = (total - float(values[:alive].sum()) + alive * e) / cells
         if abs(left - residual) <= 1e-9 * residual:
             break
         residual = left
     e = price(residual)
-    return Forecast(alive, int((values > e * margin).sum()), e, tuple(values[:4].tolist()), residual)
+    largest = values.sort(descending=True).values[:4]
+    return Forecast(alive, int((least > e).sum()), e, tuple(largest.tolist()), residual)
+
+
+def crossed(
+    x: Float[Tensor, "n cells"],
+) -> tuple[Float[Tensor, " directions"], Float[Tensor, " directions"]]:
+    """The variance of the data along their principal directions, in order, with its standard error: directions of one
+    half of the examples, variance on the other half, both ways.
+
+    Eigenvalues of the sample's own covariance are too large where there are many cells (noise of variance 1 reads up to
+    (1 + √(cells/n))²), and a bar as high as that misses directions of data that are not noise.
+    """
+    centred = x - x.mean(0)
+    halves = centred[::2], centred[1::2]
+    scores = [held @ principal(own) for own, held in (halves, halves[::-1])]
+    count = min(part.shape[1] for part in scores)
+    squares = torch.cat([part[:, :count].square() for part in scores])
+    return squares.mean(0), squares.std(0) / math.sqrt(len(squares))
+
+
+def principal(x: Float[Tensor, "n cells"]) -> Float[Tensor, "cells directions"]:
+    """Orthonormal principal directions of centred examples, the largest first; at most as many as examples."""
+    if x.shape[1] <= len(x):
+        return torch.linalg.eigh(x.T @ x).eigenvectors.flip(1)
+    values, vectors = torch.linalg.eigh(x @ x.T)
+    kept = values > 1e-9 * values[-1]
+    return (x.T @ (vectors[:, kept] / values[kept].sqrt())).flip(1)
+
+
+def cells_of(x: Float[Tensor, "n *event"]) -> Float[Tensor, "few cells"]:
+    """Examples as rows in float64, as many of them as are affordable."""
+    flat = x.flatten(1)
+    most = max(32, min(len(flat), MOST_NUMBERS // max(1, flat.shape[1]), 2048 if flat.shape[1] > WIDE else len(flat)))
+    return flat[torch.arange(most) * len(flat) // most if most < len(flat) else slice(None)].double()
 
 
 def forecast(x: Float[Tensor, "n *event"], *, price: Price, units: int) -> Forecast:
@@ -79,10 +121,30 @@ def forecast(x: Float[Tensor, "n *event"], *, price: Price, units: int) -> Forec
     >>> forecast(x, price=lambda residual: 0.25, units=3).directions
     2
     """
-    flat = x.flatten(1).double()
-    values = torch.linalg.eigvalsh(torch.cov(flat.T).reshape(flat.shape[1], flat.shape[1])).clamp(min=0)
-    margin = critical_price(values, len(flat), 1.0)
-    return settled(values, float(values.sum()), float(flat.shape[1]), price, units, margin=margin)
+    flat = cells_of(x)
+    total, cells = float(flat.var(0).sum()), float(flat.shape[1])
+    values, errors = crossed(flat)
+    return settled(values, total, cells, price, units, errors=errors)
+
+
+def forecast_binary(x: Float[Tensor, "n *event"], *, beta: float, units: int) -> Forecast:
+    """As `forecast`, for a Bernoulli likelihood whose intercept is at the log-odds: directions of F^−½ Cov F^−½ above
+    β, F = diag p(1 − p), which is the correlation matrix of binary cells. Constant cells are left out.
+
+    ln p(x|z) is quadratic about the intercept with curvature F alone, so that collapse is stable where no direction
+    lives; how many live at the optimum, where F is smaller, this only suggests.
+
+    >>> x = (torch.rand(4096, 1, dtype=torch.float64) > 0.3).double().repeat(1, 3)  # one bit, three times
+    >>> [forecast_binary(x, beta=beta, units=2).directions for beta in (2.8, 3.1)]
+    [1, 0]
+    """
+    flat = cells_of(x)
+    odds = flat.mean(0)
+    spread = (odds * (1 - odds)).sqrt()
+    kept = spread > 0
+    if not kept.any():
+        return Forecast(0, 0, beta, (), 0.0)
+    return forecast(flat[:, kept] / spread[kept], price=lambda _: beta, units=units)
 
 
 def forecast_cells(training: Cells, held_out: Cells, *, price: Price, units: int) -> Forecast:
@@ -94,11 +156,20 @@ def forecast_cells(training: Cells, held_out: Cells, *, price: Price, units: int
     ways = torch.linalg.svd(train, full_matrices=False).Vh
     variances = (held @ ways.T).square().mean(0)
     total, cells = float(held.square().sum(1).mean()), float(held_out[1].sum(1).double().mean())
-    return settled(variances, total, cells, price, units, margin=1.0)
+    return settled(variances, total, cells, price, units)
+
+
+def check_data(vae: VAE, *batches: Batch) -> None:
+    """Refused where the likelihood is no density of such data."""
+    check = getattr(getattr(vae, "likelihood", None), "check", None)
+    if callable(check):
+        for batch in batches:
+            check(batch.x, batch.mask)
 
 
 def rehearse(vae: VAE, regularizer: Regularizer, batch: Batch) -> Objective:
     """One objective on real examples, so that a plan which cannot be priced is refused before step 1."""
+    check_data(vae, batch)
     training = vae.training, regularizer.training
     with torch.no_grad(), torch.random.fork_rng():
         objective = regularizer.eval()(vae.eval().elbo(batch, seed=0), Progress())
@@ -195,7 +266,8 @@ def floor_table(likelihood: SpectralLikelihood, batch: Batch, *, seed: int = 0) 
 
 class Survey(NamedTuple):
     """What is known before step 1. `directions` is the forecast at the price the schedule ends at (None: no formula);
-    where the likelihood is a distance it is shown and decides nothing."""
+    where the likelihood is a distance or Bernoulli it is shown and decides nothing. `at_one` are the directions that
+    the data offers at the ELBO's own price, with the scale that fits."""
 
     units: int
     steps: int
@@ -205,6 +277,7 @@ class Survey(NamedTuple):
     decides: bool = False
     floor: FloorTable | None = None
     beta_effective: float | None = None
+    at_one: int | None = None
 
     @property
     def directions(self) -> int | None:
@@ -214,7 +287,8 @@ class Survey(NamedTuple):
     def as_dict(self) -> dict:
         """The content of preflight.json."""
         named = {"forecast": self.forecast, "floor": self.floor}
-        return self._asdict() | {name: part and part._asdict() for name, part in named.items()}
+        parts = {name: part and part._asdict() for name, part in named.items()}
+        return self._asdict() | parts | {"directions": self.directions}
 
     def lines(self) -> list[str]:
         """Sentences for the terminal."""
@@ -244,9 +318,13 @@ def survey(
     vae: VAE, training: Batch, held_out: Batch, *, beta: float, units: int, steps: int, warmup_ends: int
 ) -> Survey:
     """Forecast, floor table and price, for the likelihoods whose formulas are known: elementwise ones on the data or on
-    fixed features of it (Lucas 2019), and the log term of a spectral distance."""
+    fixed features of it (Lucas 2019), Bernoulli, and the log term of a spectral distance."""
     plan = Survey(units, steps, warmup_ends, beta)
     likelihood, features = getattr(vae, "likelihood", None), getattr(vae, "features", None)
+    check_data(vae, training, held_out)
+    if isinstance(likelihood, BernoulliLikelihood) and features is None:
+        found = forecast_binary(training.x, beta=beta, units=units)
+        return plan._replace(forecast=found, beta_effective=beta)  # it has no scale that could be another than its own
     if (price := price_of(likelihood, beta)) is not None:
         if features is None:
             found = forecast(training.x, price=price, units=units)
@@ -255,7 +333,8 @@ def survey(
             found = forecast_cells(*parts, price=price, units=units)
         # beta is in nats, and the scale may not be the one that fits: what a nat costs beside the residual's own
         effective = found.e / max(found.residual, 1e-300)
-        return plan._replace(forecast=found, decides=features is None, beta_effective=effective)
+        at_one = forecast(training.x, price=lambda residual: residual, units=units).directions if not features else None
+        return plan._replace(forecast=found, decides=not features, beta_effective=effective, at_one=at_one)
     if not isinstance(likelihood, SpectralLikelihood):
         return plan
     table = floor_table(likelihood, training.part(slice(0, max(16, 2**21 // training.x[0].numel()))))

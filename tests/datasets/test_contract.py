@@ -2,6 +2,7 @@
 
 import inspect
 import socket
+import struct
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import soundfile as sf
 import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+from PIL import Image
 
 from vaecollapse.batch import Batch
 from vaecollapse.datasets.base import VAEData
@@ -33,13 +35,25 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def build(recordings: Path):
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty different pictures of 9 x 12, each in a file of its own, and all of them in one IDX file beside."""
+    root = tmp_path_factory.mktemp("images")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 9, 12), dtype=np.uint8)
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture).save(root / f"{number:02d}.png")
+    (root / "idx").write_bytes(struct.pack(">I3I", 0x803, *pixels.shape) + pixels.tobytes())
+    return root
+
+
+@pytest.fixture(scope="module")
+def build(recordings: Path, images: Path):
     """Makes a dataset from its yaml with the top-level knobs, folder and size filled in; each only once."""
 
     @cache
     def make(name: str, **changes: object) -> VAEData:
         node = OmegaConf.load(CONF / "dataset" / f"{name}.yaml")
-        filled = {key: value for key, value in {"root": str(recordings), "clips": 400}.items() if key in list(node)}
+        given = {"root": str(images if "image" in name else recordings), "clips": 400, "images": str(images / "idx")}
+        filled = {key: value for key, value in given.items() if key in list(node)}
         config = OmegaConf.create({**KNOBS, "dataset": OmegaConf.merge(node, filled, changes)})
         settings = OmegaConf.to_container(config.dataset, resolve=True)
         return get_class(settings.pop("_target_"))(**settings)

@@ -8,7 +8,12 @@ from torch.distributions import Laplace, Normal
 from torch.nn import functional as F
 
 from vaecollapse.batch import Batch
-from vaecollapse.distributions.likelihoods import LaplaceLikelihood, NormalLikelihood, SpectralLikelihood
+from vaecollapse.distributions.likelihoods import (
+    BernoulliLikelihood,
+    LaplaceLikelihood,
+    NormalLikelihood,
+    SpectralLikelihood,
+)
 from vaecollapse.elbo import pieces
 from vaecollapse.models.linear import LinearVAE
 from vaecollapse.nn.spectral import LogMel, Loudness, frame_mask, magnitudes
@@ -213,6 +218,60 @@ def test_training_from_scale_one_finds_it(beta, s2, active, mode):
         schedule.step()
     torch.testing.assert_close(vae.likelihood.scale.square().item(), s2, rtol=0.01, atol=0)
     assert (vae.encode(points()).mean.var(0) > 0.01).sum() == active
+
+
+# Bernoulli
+
+
+@pytest.mark.parametrize("event", [(5,), (1, 3, 4)])
+def test_bernoulli_is_the_sum_over_unmasked_bits_and_finite_at_certainty(event):
+    logits, x = torch.randn(4, *event, dtype=torch.float64), (torch.rand(4, *event) < 0.4).double()
+    mask = torch.rand(4, *event) > 0.3
+    p = logits.sigmoid()
+    elements = x * p.log() + (1 - x) * (1 - p).log()
+    likelihood = BernoulliLikelihood()
+    torch.testing.assert_close(likelihood(logits).log_prob(x), elements.flatten(1).sum(1))
+    torch.testing.assert_close(likelihood(logits, mask).log_prob(x), (elements * mask).flatten(1).sum(1))
+    torch.testing.assert_close(likelihood(logits).mean, p)
+    extreme = torch.full_like(logits, 1e4).requires_grad_()
+    log_prob = likelihood(extreme).log_prob(x)
+    log_prob.sum().backward()
+    assert log_prob.isfinite().all() and extreme.grad.isfinite().all()
+    assert likelihood.normalised and likelihood(logits).normalised
+
+
+def test_bernoulli_is_a_density_of_bits_and_of_nothing_between():
+    """It sums to one over all vectors of bits; over [0, 1] the same formula integrates to another number."""
+    logits = torch.tensor([[0.3, -1.2, 2.0]], dtype=torch.float64)
+    bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 3)
+    likelihood = BernoulliLikelihood()
+    total = likelihood(logits.expand(8, 3)).log_prob(bits).exp().sum()
+    torch.testing.assert_close(total, torch.ones_like(total))
+    grid = torch.linspace(0, 1, 20_001, dtype=torch.float64)[:, None]
+    between = likelihood(logits[:, :1].expand(len(grid), 1)).log_prob(grid).exp().mean()
+    assert abs(between - 1) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"), [(0.25, "binarize=stochastic"), (-1.0, "outside"), (2.0, "outside"), (math.nan, "outside")]
+)
+def test_other_values_than_bits_are_refused_under_the_mask_alone(value, sentence):
+    x, mask = torch.zeros(3, 4), torch.ones(3, 4, dtype=torch.bool)
+    x[1, 2] = value
+    likelihood = BernoulliLikelihood()
+    with pytest.raises(Refused, match=sentence):
+        likelihood.check(x, mask)
+    mask[1, 2] = False
+    likelihood.check(x, mask)
+    likelihood.check(torch.ones(2, 2))
+
+
+def test_bernoulli_draws_bits_with_the_odds_it_starts_from():
+    x = (torch.rand(4000, 6) < torch.tensor([0.0, 0.1, 0.3, 0.5, 0.9, 1.0])).float()
+    intercept = BernoulliLikelihood().intercept(x)
+    drawn = BernoulliLikelihood()(intercept.expand(4000, 6)).sample()
+    assert intercept.isfinite().all() and ((drawn == 0) | (drawn == 1)).all()
+    torch.testing.assert_close(drawn.mean(0), x.mean(0), rtol=0, atol=0.04)
 
 
 # The spectral distance

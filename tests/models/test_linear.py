@@ -124,7 +124,17 @@ def test_gradients_reach_every_parameter_and_one_sigma_serves_all_x():
     assert (scale == scale[0]).all()
 
 
-@pytest.mark.parametrize("options", [{"event_shape": (2, 4)}, {"latent_dim": 0}])
+def test_x_of_any_shape_is_one_vector():
+    vae, x = optimum(1.0, 1.0), points()
+    image = LinearVAE(event_shape=(1, 2, 4), latent_dim=UNITS, likelihood=NormalLikelihood()).double()
+    image.load_state_dict(vae.state_dict())
+    flat, shaped = vae.elbo(Batch(x), seed=0), image.elbo(Batch(x.reshape(-1, 1, 2, 4)), seed=0)
+    torch.testing.assert_close(shaped.distortion, flat.distortion)
+    torch.testing.assert_close(shaped.kl, flat.kl)
+    assert image.decode(flat.z).mean.shape == (len(x), 1, 2, 4)
+
+
+@pytest.mark.parametrize("options", [{"event_shape": ()}, {"event_shape": (0,)}, {"latent_dim": 0}])
 def test_impossible_plans_are_refused(options):
     with pytest.raises(Refused):
         LinearVAE(**{"event_shape": (8,), "latent_dim": 2, "likelihood": NormalLikelihood()} | options)

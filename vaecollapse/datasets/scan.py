@@ -3,7 +3,7 @@
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,12 +38,15 @@ class Scan(NamedTuple):
     quarantine: list[Quarantined]
 
 
-def find(root: Path) -> Listing:
-    """Audio files below `root`, nothing hidden (`._*` is macOS metadata). Refused where there are none.
+def find(
+    root: Path, suffixes: Collection[str] = SUFFIXES, *, kind: str = "audio", example: str = "path/to/recordings"
+) -> Listing:
+    """Files with one of `suffixes` below `root`, nothing hidden (`._*` is macOS metadata). Refused where there are
+    none; `kind` and `example` are words of that sentence.
 
     Links to folders are followed, but none to a folder that is read already or lies above.
     """
-    seen = {_identity(folder) for folder in _checked(root).parents}
+    seen = {_identity(folder) for folder in _checked(root, example).parents}
     found, bad, plain, links = [], [], [""], []
     while plain or links:
         folder = (plain or links).pop()
@@ -64,21 +67,21 @@ def find(root: Path) -> Listing:
                 continue
             if _is_folder(entry):
                 (links if entry.is_symlink() else plain).append(name)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            elif os.path.splitext(entry.name)[1].lower() in suffixes:
                 each = look(root, name)
                 (found if isinstance(each, Found) else bad).append(each)
     if not found and not bad:
-        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise Refused(f"dataset.root={root} holds no audio files ({kinds}); type dataset.root=path/to/recordings")
+        kinds = ", ".join(sorted(suffix[1:] for suffix in suffixes))
+        raise Refused(f"dataset.root={root} holds no {kind} files ({kinds}); type dataset.root={example}")
     return Listing(sorted(found), sorted(bad))
 
 
-def _checked(root: Path) -> Path:
+def _checked(root: Path, example: str) -> Path:
     """The folder's real path. Refused where there is no folder."""
     try:
         mode = os.stat(root).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise Refused(f"dataset.root={root} does not exist; type dataset.root=path/to/recordings") from error
+        raise Refused(f"dataset.root={root} does not exist; type dataset.root={example}") from error
     except OSError as error:
         raise Refused(f"dataset.root={root} cannot be read ({error.strerror}); give a folder that can") from error
     if not stat.S_ISDIR(mode):
@@ -133,7 +136,7 @@ def scan(
         else:
             recordings.append(result)
     quarantine.sort()
-    _refuse_bad(root, len(recordings) + len(quarantine), quarantine, max_bad_fraction)
+    refuse_bad(root, len(recordings) + len(quarantine), quarantine, max_bad_fraction)
     _name_copies(recordings)
     return Scan(recordings, quarantine)
 
@@ -190,12 +193,14 @@ def _name_copies(recordings: Sequence[Recording]) -> None:
         log.warning(said, len(copies), *pair)
 
 
-def _refuse_bad(root: Path, total: int, quarantine: Sequence[Quarantined], max_bad_fraction: float) -> None:
+def refuse_bad(
+    root: Path, total: int, quarantine: Sequence[Quarantined], max_bad_fraction: float, *, kind: str = "audio"
+) -> None:
     """Names the quarantined files in the log; Refused where they are too many."""
     every = [f"  {shown(bad.path)}: {bad.reason}" for bad in quarantine]
     lines = [*every[:NAMED], *([f"  … and {len(every) - NAMED} more"] if len(every) > NAMED else [])]
     if len(quarantine) == total:
-        raise Refused("\n".join([f"dataset.root={root} holds no usable audio; give other files than these:", *every]))
+        raise Refused("\n".join([f"dataset.root={root} holds no usable {kind}; give other files than these:", *every]))
     if len(quarantine) > max_bad_fraction * total:
         share = f"{len(quarantine)} of {total} files are bad, more than max_bad_fraction={max_bad_fraction:g}"
         raise Refused("\n".join([f"{share}; mend or remove them, or type a larger max_bad_fraction:", *every]))

@@ -1,4 +1,4 @@
-"""p(x|z) from a decoder's output: Gaussian, Laplace, and the spectral distance, which is no density."""
+"""p(x|z) from a decoder's output: Gaussian, Laplace, Bernoulli, and the spectral distance, which is no density."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.distributions import Distribution, Laplace, Normal
+from torch.distributions import Bernoulli, Distribution, Laplace, Normal
 from torch.nn import functional as F
 
 from ..nn.spectral import (
@@ -34,11 +34,10 @@ class MaskedIndependent(Distribution):
     """
 
     arg_constraints: ClassVar = {}  # pyright: ignore[reportAssignmentType]
-    has_rsample = True
     normalised = True
 
     def __init__(self, elements: Distribution, mask: Tensor | None = None) -> None:
-        self.elements, self.mask = elements, mask
+        self.elements, self.mask, self.has_rsample = elements, mask, elements.has_rsample
         super().__init__(elements.batch_shape[:1], elements.batch_shape[1:], validate_args=False)
 
     @property
@@ -53,6 +52,9 @@ class MaskedIndependent(Distribution):
 
     def rsample(self, sample_shape=()) -> Tensor:
         return self.elements.rsample(sample_shape)
+
+    def sample(self, sample_shape=()) -> Tensor:
+        return self.elements.sample(sample_shape)
 
 
 class ElementwiseLikelihood(nn.Module):
@@ -166,6 +168,39 @@ class LaplaceLikelihood(ElementwiseLikelihood):
     """−ln p = Σ |x − x̂|/b + ln 2b over the event."""
 
     family, power = Laplace, 1
+
+
+class BernoulliLikelihood(nn.Module):
+    """ln p = Σ x ln p + (1 − x) ln(1 − p) over the event, p = 1/(1 + e^−logit): a density of zeros and ones alone.
+
+    Of values between them it is none: e^(x ln p + (1 − x) ln(1 − p)) does not integrate to 1 over [0, 1]
+    (Loaiza-Ganem & Cunningham 2019), so such data are refused, not scored as if they were binary.
+    """
+
+    normalised = True
+
+    def forward(
+        self, logits: Float[Tensor, "batch *event"], mask: Bool[Tensor, "batch *event"] | None = None
+    ) -> Distribution:
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            return MaskedIndependent(Bernoulli(logits=logits, validate_args=False), mask)
+
+    def intercept(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "*event"]:
+        """The log-odds of each element over the batch, half an example added on either side: finite where all agree."""
+        ones = x.sum(0) + 0.5
+        return (ones / (len(x) + 1 - ones)).log()
+
+    def check(self, x: Float[Tensor, "batch *event"], mask: Bool[Tensor, "batch *event"] | None = None) -> None:
+        """Refused where data under the mask are other than 0 and 1."""
+        values = x if mask is None else x[mask]
+        others = values[(values != 0) & (values != 1)]
+        if not len(others):
+            return
+        shown = f"likelihood=bernoulli is a density of zeros and ones, but the data hold {float(others[0]):.3g}"
+        if ((others < 0) | (others > 1) | others.isnan()).any():
+            raise Refused(f"{shown} and more outside [0, 1]: type likelihood=normal")
+        raise Refused(f"{shown}: type dataset.binarize=stochastic or threshold, or take likelihood=normal")
 
 
 class SpectralDistribution(Distribution):

@@ -1,5 +1,7 @@
 """The linear VAE, whose optimum is known in closed form: the house's truth."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -14,19 +16,22 @@ from ..vae import VAE
 class LinearVAE(VAE):
     """q(z|x) = N(Vx + v, diag σ²) with one σ per unit for all x; x̂ = Wz + m; p(z) = N(0, I) (Lucas 2019).
 
-    With a Gaussian likelihood the optimum is probabilistic PCA (Tipping & Bishop 1999), see `closed_form`.
+    x of any shape is one vector to it. With a Gaussian likelihood the optimum is probabilistic PCA (Tipping & Bishop
+    1999), see `closed_form`.
     """
 
     def __init__(self, *, event_shape: tuple[int, ...], latent_dim: int, likelihood: nn.Module) -> None:
         super().__init__()
-        if len(event_shape) != 1:
+        size = math.prod(event_shape)
+        if not event_shape or not size:
             raise Refused(
-                f"the linear VAE takes vectors, event shape (d,), but got {tuple(event_shape)}: use dataset=gaussian"
+                f"the linear VAE needs numbers, but got event shape {tuple(event_shape)}: use dataset=gaussian"
             )
         if latent_dim < 1:
             raise Refused(f"expected at least one latent unit, but got latent_dim={latent_dim}: try latent_dim=5")
-        self.encoder = nn.Linear(event_shape[0], latent_dim)
-        self.decoder = nn.Linear(latent_dim, event_shape[0])
+        self.event_shape = tuple(event_shape)
+        self.encoder = nn.Linear(size, latent_dim)
+        self.decoder = nn.Linear(latent_dim, size)
         self.log_variance = nn.Parameter(torch.zeros(latent_dim))
         self.prior_head = NormalPrior(units=latent_dim)
         self.likelihood = likelihood
@@ -39,9 +44,9 @@ class LinearVAE(VAE):
             nn.init.zeros_(self.decoder.bias)
 
     def encode(
-        self, x: Float[Tensor, "batch d"], context: Tensor | None = None, mask: Tensor | None = None
+        self, x: Float[Tensor, "batch *event"], context: Tensor | None = None, mask: Tensor | None = None
     ) -> Distribution:
-        mean = self.encoder(x)
+        mean = self.encoder(x.flatten(1))
         scale = (self.log_variance / 2).exp().expand_as(mean)
         return Independent(Normal(mean, scale, validate_args=False), 1)
 
@@ -52,9 +57,9 @@ class LinearVAE(VAE):
         self,
         z: Float[Tensor, "batch units"],
         context: Tensor | None = None,
-        mask: Bool[Tensor, "batch d"] | None = None,
+        mask: Bool[Tensor, "batch *event"] | None = None,
     ) -> Distribution:
-        return self.likelihood(self.decoder(z), mask)
+        return self.likelihood(self.decoder(z).unflatten(1, self.event_shape), mask)
 
     @classmethod
     def closed_form(

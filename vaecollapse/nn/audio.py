@@ -70,7 +70,7 @@ def dead_taps(*, length: int, kernel: int, stride: int = 1, dilation: int = 1, l
 def variance_preserving(module: M) -> M:
     """He initialisation for the leaky units used here; biases zero. Deep stacks without normalisation need it."""
     for part in module.modules():
-        if isinstance(part, (nn.Conv1d, nn.ConvTranspose1d, nn.Linear)):
+        if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.Linear)):
             fan_in = part.weight[0].numel()
             if isinstance(part, nn.ConvTranspose1d):
                 fan_in = part.weight.shape[0] * part.kernel_size[0] // part.stride[0]
