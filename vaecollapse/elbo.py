@@ -4,7 +4,7 @@ Everything is in nats, per example and unweighted until `Objective.loss`, the la
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from .distributions.flows import FlowDistribution, base_and_inverse
+from .distributions.flows import FlowDistribution, base_and_inverse, can_rescale, from_standard, to_standard
 
 
 class ELBO(NamedTuple):
@@ -44,6 +44,14 @@ class ELBO(NamedTuple):
         if q is None or p is None:
             return self.posterior
         return Independent(Normal((q[0] - p[0]) / p[1], q[1] / p[1], validate_args=False), q[0].ndim - 1)
+
+    def standardised(self) -> Float[Tensor, "batch *unit"] | None:
+        """z where the prior is N(0, I): (z − μ_p)/σ_p, or the base of a flow; None where the prior is no such thing."""
+        return to_standard(self.prior, self.z)[0] if can_rescale(self.prior) else None
+
+    def from_prior_units(self, u: Float[Tensor, "batch *unit"]) -> Float[Tensor, "batch *unit"]:
+        """The inverse of `standardised`, under each example's own condition."""
+        return from_standard(self.prior, u)[0]
 
 
 class Progress(NamedTuple):
@@ -143,44 +151,80 @@ def pieces(posterior: Distribution, prior: Distribution, eps: Tensor | None = No
     return z, kl
 
 
-def moments(
-    posterior: Distribution, index: Int[Tensor, " batch"], *, seed: int = 0
-) -> tuple[Float[Tensor, "batch k"], Float[Tensor, "batch k k"], int | None]:
-    """E[z|x] and Cov(z|x) of each example in float64, and the number S of draws they rest on (None: exact).
+class Moments(NamedTuple):
+    """E[z|x] and Var(z_i|x) of each example in float64, and the number S of draws they rest on (None: exact).
 
-    A flow has no closed form: S = 16 draws up to 32 units, else 64; whoever uses them removes the bias of order 1/S.
+    Memory grows with batch × k; a covariance is only ever summed over examples.
+    """
+
+    mean: Float[Tensor, "batch k"]
+    variance: Float[Tensor, "batch k"]
+    draws: int | None
+    centred: Float[Tensor, "S batch k"] | None = None
+
+    def within(self, channels: int | None = None) -> Float[Tensor, "c c"]:
+        """Σ over examples of Cov(z|x), (k, k); with `channels` summed over the positions of a (C, …) latent, (C, C)."""
+        c = channels or self.variance.shape[1]
+        if self.centred is None or self.draws is None:
+            return torch.diag(self.variance.reshape(len(self.variance), c, -1).sum((0, 2)))
+        rows = self.centred.reshape(-1, c, self.variance.shape[1] // c).transpose(1, 2).reshape(-1, c)
+        return rows.T @ rows / (self.draws - 1)
+
+
+def unit_moments(posterior: Distribution, index: Int[Tensor, " batch"], *, seed: int = 0) -> Moments:
+    """Means and variances per unit: exact for a Gaussian, else of S = 16 keyed draws up to 32 units, 64 beyond.
+
+    Whoever uses draws removes the bias of order 1/S.
     """
     parameters = gaussian(posterior)
     if parameters is not None:
         mean, scale = (t.flatten(1).double() for t in parameters)
-        return mean, torch.diag_embed(scale.square()), None
+        return Moments(mean, scale.square(), None)
     unit = tuple(posterior.event_shape)
     draws = 16 if math.prod(unit) <= 32 else 64
     z = draw(posterior, noise(index, unit, draws=draws, seed=seed)).flatten(2).double()
     mean = z.mean(0)
-    centred = (z - mean).transpose(0, 1)
-    return mean, centred.transpose(1, 2) @ centred / (draws - 1), draws
+    centred = z - mean
+    return Moments(mean, centred.square().sum(0) / (draws - 1), draws, centred)
+
+
+def moments(
+    posterior: Distribution, index: Int[Tensor, " batch"], *, seed: int = 0
+) -> tuple[Float[Tensor, "batch k"], Float[Tensor, "batch k k"], int | None]:
+    """E[z|x] and Cov(z|x) of each example, dense: for latents of up to some hundred units, else `unit_moments`."""
+    found = unit_moments(posterior, index, seed=seed)
+    if found.centred is None or found.draws is None:
+        return found.mean, torch.diag_embed(found.variance), None
+    centred = found.centred.transpose(0, 1)
+    return found.mean, centred.transpose(1, 2) @ centred / (found.draws - 1), found.draws
 
 
 def pairwise_log_prob(
     posterior: Distribution, z: Float[Tensor, "rows *unit"], *, block: int = 1024
 ) -> Float[Tensor, "rows batch"]:
-    """ln q(z_m | x_n) for every row m and example n.
+    """ln q(z_m | x_n) for every row m and example n, see `pairwise_blocks`."""
+    return torch.cat(list(pairwise_blocks(posterior, z, block=block)))
 
-    Gaussian: two matrix products in float64, −½[z², z]·[1/σ², −2μ/σ²]ᵀ + c_n, in blocks of rows; float32 operands are
-    wrong by 0.11 nats at σ = 0.01, the cancellation being inside the product. Anything else: `log_prob` by broadcast.
+
+def pairwise_blocks(
+    posterior: Distribution, z: Float[Tensor, "rows *unit"], *, block: int = 512
+) -> Iterator[Float[Tensor, "part batch"]]:
+    """ln q(z_m | x_n) for `block` rows m at a time and every example n: memory linear in the number of examples.
+
+    Gaussian: two matrix products in float64, −½[z², z]·[1/σ², −2μ/σ²]ᵀ + c_n; float32 operands are wrong by 0.11 nats
+    at σ = 0.01, the cancellation being inside the product. Anything else: `log_prob` by broadcast.
     """
     parameters = gaussian(posterior)
     if parameters is None:
-        rows = [posterior.log_prob(part.unsqueeze(1)) for part in z.split(max(1, block // 16))]
-        return torch.cat(rows).double()
+        for part in z.split(max(1, block // 8)):
+            yield posterior.log_prob(part.unsqueeze(1)).double()
+        return
     mean, scale = (t.flatten(1).double() for t in parameters)
     precision = scale.pow(-2)
-    right = torch.cat([precision, -2 * mean * precision], 1).T
+    right = torch.cat([-0.5 * precision, mean * precision], 1).T.contiguous()
     constant = -0.5 * (mean.square() * precision + 2 * scale.log() + math.log(2 * math.pi)).sum(1)
-    flat = z.flatten(1).double()
-    left = torch.cat([flat.square(), flat], 1)
-    return torch.cat([-0.5 * part @ right + constant for part in left.split(block)])
+    for part in z.flatten(1).double().split(block):
+        yield torch.addmm(constant, torch.cat([part.square(), part], 1), right)
 
 
 def importance_weighted_nll(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
-from ..elbo import ELBO, Objective, moments
+from ..elbo import ELBO, Objective, unit_moments
 from ..refusal import check_least
 from ..vae import VAE
 from .base import Detector, Finding, undefined
@@ -20,9 +20,9 @@ class ActiveUnits(Detector):
         self.add_column("mean", "noise")
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
-        mean, covariance, draws = moments(elbo.relative_posterior(), batch.positions())
-        self.accumulate("mean", mean)
-        self.accumulate("noise", covariance.diagonal(dim1=1, dim2=2) / draws if draws else torch.zeros_like(mean))
+        found = unit_moments(elbo.relative_posterior(), batch.positions())
+        self.accumulate("mean", found.mean)
+        self.accumulate("noise", found.variance / found.draws if found.draws else torch.zeros_like(found.mean))
 
     def variance(self) -> Tensor:
         """Var_x(E[z_i|x]) per unit, the noise of Monte Carlo means removed."""

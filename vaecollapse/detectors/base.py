@@ -130,3 +130,38 @@ class Detector(Metric, ABC):
 
 def undefined(name: str, note: str) -> Finding:
     return Finding(name, None, status="undefined", note=note)
+
+
+BUDGET = 2**23  # numbers in one collected column (64 MiB): a latent of thousands of units is read on fewer examples
+
+
+class Collecting(Detector):
+    """A detector that keeps rows of examples, at most `examples`, and reads them in the order of their positions."""
+
+    def __init__(self, *columns: str, examples: int) -> None:
+        super().__init__()
+        self.columns, self.examples = columns, examples
+        for name in ("position", *columns):
+            self.add_state(name, [], dist_reduce_fx="cat", persistent=True)
+
+    def collect(self, position: Tensor, **columns: Tensor) -> None:
+        """Adds rows while there is room; a column left out in one block is left out in all."""
+        width = max(value[0].numel() for value in columns.values())
+        if sum(map(len, self.position)) >= min(self.examples, max(1, BUDGET // width)):
+            return
+        self.position.append(position.detach().cpu())
+        for name, value in columns.items():
+            value = value.detach().flatten(1) if value.ndim > 1 else value.detach()
+            getattr(self, name).append((value.double() if value.is_floating_point() else value).cpu())
+
+    def collected(self) -> dict[str, Tensor]:
+        """Column → rows, of all that were filled; empty where nothing was collected."""
+        filled = {name: getattr(self, name) for name in ("position", *self.columns)}
+        joined = {
+            name: torch.cat(rows) if isinstance(rows, list) else rows for name, rows in filled.items() if len(rows)
+        }
+        if not joined:
+            return {}
+        limit = min(self.examples, *(max(1, BUDGET // rows[0].numel()) for rows in joined.values()))
+        order = joined["position"].argsort()[:limit]
+        return {name: rows[order] for name, rows in joined.items()}

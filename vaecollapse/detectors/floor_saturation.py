@@ -17,7 +17,7 @@ class FloorSaturation(Detector):
 
     The equilibrium sits below the floor (0.49–1.10 in 26 pinned runs), so the bands reach below 1: `batch_band` where
     the form compares batch means, `example_band` where it compares examples. *pinned*: at least `pinned` of the groups
-    are in the band. "Penalty reduction %" (fb%) is shown beside it; it measures no constraint.
+    are in the band, *slack*: below it. "Penalty reduction %" (fb%) is shown beside it; it measures no constraint.
     """
 
     def __init__(
@@ -73,6 +73,11 @@ class FloorSaturation(Detector):
         ratio = self.mean("kl") / self.floor
         return ((ratio >= low) & (ratio <= high)).double().mean()
 
+    def slack(self) -> float:
+        """The share of groups below the band: the floor lies above what the data asks for."""
+        low = (self.example_band if self.per_example > 0 else self.batch_band)[0]
+        return float((self.mean("kl") / self.floor < low).double().mean())
+
     def findings(self) -> list[Finding]:
         found = []
         if self.count("declared"):
@@ -91,10 +96,19 @@ class FloorSaturation(Detector):
                 "floor_saturation", share, None, n, "material" if share >= self.pinned else "measured", self.pinned
             ),
             *found,
+            Finding(
+                "floor_slack",
+                self.slack(),
+                None,
+                n,
+                "material" if self.slack() >= self.pinned else "measured",
+                self.pinned,
+                "share of groups below the binding band",
+            ),
             Finding("floor", float(self.floor), None, n),
             Finding("kl_over_floor", over, None, n),
-            Finding("kl_mean_per_unit", mean, None, n),
-            Finding("kl_after_floor", after, None, n),
+            Finding("kl_mean_per_unit", mean, self.se("mean"), n),
+            Finding("kl_after_floor", after, self.se("after"), n),
             Finding("fb_percent", 0.0 if mean <= 1e-6 else 100 * (mean - after) / mean, None, n),
             *(zero if self.count("zero") else []),
         ]

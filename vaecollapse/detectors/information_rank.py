@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..batch import Batch
-from ..elbo import ELBO, Objective, moments
+from ..elbo import ELBO, Objective, unit_moments
 from ..refusal import check_least
 from ..vae import VAE
 from .base import Detector, Finding, undefined
@@ -36,12 +36,21 @@ def information_directions(
     return values.flip(0).clamp(min=0), (root @ vectors).flip(1) / scale[:, None]
 
 
+LARGEST = 2048  # units of which eigenvalues are taken: beyond, examples are always too few
+
+
+def pooled(rows: Float[Tensor, "n k"], channels: int) -> Float[Tensor, "n_positions channels"]:
+    """A (C, …) latent as vectors of C channels, one for each position of each example."""
+    return rows.reshape(len(rows), channels, -1).transpose(1, 2).reshape(-1, channels)
+
+
 class InformationRank(Detector):
     """rank = #{λ > `eigenvalue`} of Σ_within^{−½} Σ_between Σ_within^{−½}, Î_rank = ½ Σ ln(1 + λ) over those.
 
     Σ_between = Cov_x(E[z|x]), Σ_within = E_x[Cov(z|x)]; from S draws Σ_within/S is taken off Σ_between (undebiased, a
     fully collapsed flow reads full rank). Invariant to any invertible linear map of z, which active units are not.
-    Blind to information carried in σ alone. Needs `examples_per_unit` × units examples.
+    Blind to information carried in σ alone. Needs `examples_per_unit` × units examples. Of a spatial latent (C, H, W)
+    the rank is that of its C channels: each position's own mean is removed, then positions are pooled.
     """
 
     def __init__(self, *, eigenvalue: float = 0.1, examples_per_unit: int = 10) -> None:
@@ -52,22 +61,30 @@ class InformationRank(Detector):
         self.add_column("mean")
         for name in ("outer", "within"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
-        self.add_state("draws", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
+        for name in ("draws", "channels"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
-        mean, covariance, draws = moments(elbo.relative_posterior(), batch.positions())
-        self.accumulate("mean", mean)
-        self.outer = self.outer + mean.T @ mean
-        self.within = self.within + covariance.sum(0)
-        self.draws = self.draws.clamp(min=draws or 0)
+        posterior = elbo.relative_posterior()
+        unit = posterior.event_shape
+        channels = unit[0] if len(unit) == 3 else elbo.units
+        self.channels = self.channels.clamp(min=channels)
+        if channels > LARGEST:
+            return
+        found = unit_moments(posterior, batch.positions())
+        self.accumulate("mean", found.mean)
+        rows = pooled(found.mean, channels)
+        self.outer = self.outer + rows.T @ rows
+        self.within = self.within + found.within(channels)
+        self.draws = self.draws.clamp(min=found.draws or 0)
 
     def eigenvalues(self) -> Tensor:
         n = self.count("mean")
-        mean, within = self.mean("mean"), self.within / n
-        between = (self.outer - n * torch.outer(mean, mean)) / (n - 1)
+        centre = pooled(self.mean("mean")[None], int(self.channels) or self.mean("mean").numel())
+        between, within = (self.outer - n * centre.T @ centre) / (n - 1), self.within / n
         if self.draws > 0:
             between = between - within / self.draws
-        return information_eigenvalues(between, within)
+        return information_eigenvalues(between / len(centre), within / len(centre))
 
     def reading(self) -> Tensor:
         if self.count("mean") < 2 or not bool(torch.isfinite(self.outer + self.within).all()):
@@ -77,8 +94,11 @@ class InformationRank(Detector):
     def findings(self) -> list[Finding]:
         n, rank = self.count("mean"), float(self.reading())
         if rank != rank:
-            return [undefined("information_rank", "fewer than two examples, or z is not finite")]
-        values, units = self.eigenvalues(), self.mean("mean").numel()
+            many = f"{int(self.channels)} units need more examples than can be read"
+            few = "fewer than two examples, or z is not finite"
+            return [undefined("information_rank", many if self.channels > LARGEST else few)]
+        values = self.eigenvalues()
+        units = len(values)
         needed = self.examples_per_unit * units
         enough = n >= needed
         informative = values[values > self.eigenvalue]

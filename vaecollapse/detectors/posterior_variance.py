@@ -12,17 +12,20 @@ from .base import Detector, Finding, undefined
 
 
 class PosteriorVariance(Detector):
-    """σ_q/σ_p: smallest, mean per unit, median over the units that carry KL, and the share at the head's own floor.
+    """σ_q/σ_p: smallest, mean, quantiles over units, median over units that carry KL, share at the head's own floor.
 
     Of a flow the base Gaussian's σ is read. A small σ alone is no illness: the optimal linear VAE has σ = √(e/λ).
     `collapsed` is the median below which a variance collapse is considered (the price of a nat then decides).
     """
 
-    def __init__(self, *, collapsed: float = 0.1, carries: float = 0.01, at_floor: float = 1.01) -> None:
+    def __init__(
+        self, *, collapsed: float = 0.1, carries: float = 0.01, at_floor: float = 1.01, floored: float = 0.5
+    ) -> None:
         super().__init__()
-        check_least("detector.posterior_variance", 0, collapsed=collapsed, carries=carries, at_floor=at_floor)
-        self.collapsed, self.carries, self.at_floor = collapsed, carries, at_floor
-        self.add_column("sigma", "kl", "floored")
+        sizes = {"collapsed": collapsed, "carries": carries, "at_floor": at_floor, "floored": floored}
+        check_least("detector.posterior_variance", 0, **sizes)
+        self.collapsed, self.carries, self.at_floor, self.floored = collapsed, carries, at_floor, floored
+        self.add_column("sigma", "average", "kl", "floored")
         self.add_state("smallest", torch.tensor(torch.inf, dtype=torch.float64), dist_reduce_fx="min", persistent=True)
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
@@ -34,6 +37,7 @@ class PosteriorVariance(Detector):
         prior = gaussian(elbo.prior)
         scale = (parameters[1] / (prior[1] if prior and not flow else 1.0)).flatten(1)
         self.accumulate("sigma", scale)
+        self.accumulate("average", scale.double().mean(1))
         self.smallest = torch.minimum(self.smallest, scale.detach().min().double())
         if elbo.kl.ndim > 1:
             self.accumulate("kl", elbo.kl.flatten(1))
@@ -66,9 +70,16 @@ class PosteriorVariance(Detector):
                 "" if known else "no unit carries KL",
             ),
             Finding("sigma_min", float(self.smallest), None, n),
+            Finding("sigma_mean", float(self.mean("average")), self.se("average"), n),
+        ]
+        quantiles = torch.quantile(self.mean("sigma"), torch.tensor([0.1, 0.9], dtype=torch.float64))
+        found += [
+            Finding(name, float(quantile), None, n, note="over units, of each one's mean σ")
+            for name, quantile in zip(("sigma_q10", "sigma_q90"), quantiles, strict=True)
         ]
         if self.count("floored"):
-            found.append(Finding("sigma_at_floor", float(self.mean("floored")), None, n, threshold=0.5))
+            share, error = float(self.mean("floored")), self.se("floored")
+            found.append(Finding("sigma_at_floor", share, error, n, threshold=self.floored))
         return found
 
     def per_unit(self) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The price of a nat: the KL weight that really acts, read off the trained model without its config."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -9,9 +10,9 @@ from torch import Tensor
 from ..batch import Batch
 from ..distributions.flows import can_rescale, rescaled
 from ..elbo import ELBO, Objective, noise, pieces
-from ..refusal import check_least
+from ..refusal import Refused, check_least
 from ..vae import VAE
-from .base import Detector, Finding, undefined
+from .base import Z95, Detector, Finding, undefined
 
 
 def slopes(
@@ -41,6 +42,8 @@ class PriceOfANat(Detector):
     `priceless` is the share of the ELBO's own price below which σ is as good as free. One example in
     `one_in` is read, `chunk` at a time, which bounds the memory of the backward pass. `inert` is the ratio of the
     penalty's slope in ln σ to the distortion's (root mean squares) below which the penalty exerts no force.
+    Per unit the same ratio, β̂_i: where all of its 95 % interval lies within `partly` × the declared weight, a floor
+    takes part of the price away (`units_at_a_floor`).
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class PriceOfANat(Detector):
         least: float = 1e-3,
         priceless: float = 0.02,
         inert: float = 1e-3,
+        partly: Sequence[float] = (0.05, 0.95),
         pairs: int = 1,
         one_in: int = 2,
         chunk: int = 32,
@@ -58,8 +62,15 @@ class PriceOfANat(Detector):
         check_least("detector.price_of_a_nat", 0, least=least, priceless=priceless, inert=inert, seed=seed)
         check_least("detector.price_of_a_nat", 1, pairs=pairs, one_in=one_in, chunk=chunk)
         self.least, self.priceless, self.inert = least, priceless, inert
+        if len(partly) != 2 or not 0 <= partly[0] < partly[1]:
+            raise Refused(
+                f"detector.price_of_a_nat.partly is a lower and a higher share of the weight, but got {list(partly)}: "
+                "type detector.price_of_a_nat.partly=[0.05,0.95]"
+            )
+        self.partly = tuple(partly)
         self.pairs, self.one_in, self.chunk, self.seed = pairs, one_in, chunk, seed
         self.add_column("loss", "nats", "product", "distortion", "pull", "push")
+        self.add_column("unit_loss", "unit_nats", "unit_product", "declared")
         self.add_state("normalised", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
         self.add_state("size", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
 
@@ -79,6 +90,10 @@ class PriceOfANat(Detector):
             if objective is not None:
                 self.accumulate("pull", loss.square().mean(1))
                 self.accumulate("push", (float(objective.weight.mean()) * nats).square().mean(1))
+                self.accumulate("declared", objective.declared.expand(len(loss)))
+            self.accumulate("unit_loss", loss)
+            self.accumulate("unit_nats", nats)
+            self.accumulate("unit_product", loss * nats)
             loss, nats = loss.sum(1), nats.sum(1)
             self.accumulate("loss", loss)
             self.accumulate("nats", nats)
@@ -95,6 +110,28 @@ class PriceOfANat(Detector):
         n, ratio, nats = self.count("nats"), float(self.reading()), float(self.mean("nats"))
         spread = (self.loss_square - 2 * ratio * self.product_sum + ratio**2 * self.nats_square) / n
         return math.sqrt(max(0.0, float(spread)) / n) / nats if n > 1 else math.inf
+
+    def of_units(self) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
+        """β̂_i and its standard error (delta method), NaN where a unit has fewer than `least` nats to price."""
+        n, loss, nats = self.count("unit_nats"), self.mean("unit_loss"), self.mean("unit_nats")
+        price = torch.where(nats >= self.least, loss / nats, torch.nan)
+        spread = self.unit_loss_square - 2 * price * self.unit_product_sum + price.square() * self.unit_nats_square
+        return price, (spread / n).clamp(min=0).sqrt() / math.sqrt(max(1, n)) / nats
+
+    def at_a_floor(self) -> list[Finding]:
+        """How many units pay part of the declared weight; nothing where no weight is known or it is 0."""
+        weight = float(self.mean("declared")) if self.count("declared") else 0.0
+        if weight <= 0:
+            return []
+        price, error = self.of_units()
+        low, high = (share * weight for share in self.partly)
+        within = (price - Z95 * error > low) & (price + Z95 * error < high)
+        priced = int(torch.isfinite(price).sum())
+        return [Finding("units_at_a_floor", float(within.sum()), None, self.count("nats"), note=f"of {priced} priced")]
+
+    def per_unit(self) -> dict[str, Tensor]:
+        """β̂_i, 0 where it is not defined."""
+        return {"price": self.of_units()[0].nan_to_num(0.0)} if self.count("unit_nats") else {}
 
     def findings(self) -> list[Finding]:
         price, n = float(self.reading()), self.count("nats")
@@ -120,6 +157,7 @@ class PriceOfANat(Detector):
                 note="" if self.normalised > 0 else "order of magnitude: the likelihood is a distance",
             ),
             *force,
+            *self.at_a_floor(),
         ]
 
     def light(self) -> None:

@@ -10,7 +10,7 @@ from ..batch import Batch
 from ..elbo import ELBO, Objective, noise, pieces
 from ..refusal import check_least
 from ..vae import VAE
-from .base import Detector, Finding, undefined
+from .base import Z95, Detector, Finding, undefined
 
 
 def kl_is_low(kl: Tensor | float, threshold: float = 0.1) -> bool:
@@ -29,7 +29,9 @@ def kl_is_low(kl: Tensor | float, threshold: float = 0.1) -> bool:
 class Rate(Detector):
     """R = mean_b Σ_i kl[b, i], and how many units are dead (mean KL < `dead` nats) or weak (< `weak`).
 
-    Absent: below R0 = max(`absent_nats`, `absent_nats_per_unit` × units), on at least `absent_examples` examples.
+    Absent: upper limit below R0 = max(`absent_nats`, `absent_nats_per_unit` × units), on at least `absent_examples`
+    examples. Of a latent with groups, (tokens, features) or (C, H, W), also in how many groups every unit is dead, and
+    the dead share of each.
     """
 
     def __init__(
@@ -52,13 +54,19 @@ class Rate(Detector):
         self.draws, self.seed = draws, seed
         self.absent_nats, self.absent_nats_per_unit = absent_nats, absent_nats_per_unit
         self.add_column("rate", "kl")
-        self.add_state("units", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
+        for name in ("units", "groups"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
         self.accumulate("rate", elbo.rate if elbo.kl.ndim > 1 else self.monte_carlo(batch, elbo))
         self.units = self.units.clamp(min=elbo.units)
         if elbo.kl.ndim > 1:
             self.accumulate("kl", elbo.kl.flatten(1))
+            self.groups = self.groups.clamp(min=elbo.kl.shape[1] if elbo.kl.ndim > 2 else 0)
+
+    def dead_share(self) -> Float[Tensor, " groups"]:
+        """Of the units of each group."""
+        return (self.mean("kl").reshape(int(self.groups), -1) < self.dead).double().mean(1)
 
     def monte_carlo(self, batch: Batch, elbo: ELBO) -> Float[Tensor, " batch"]:
         """The rate of a flow: the plain log-ratio, mean of `draws` draws (a single one is negative for nearly half of
@@ -81,16 +89,19 @@ class Rate(Detector):
         value, se, n = float(self.reading()), self.se("rate"), self.count("rate")
         least = max(self.absent_nats, self.absent_nats_per_unit * int(self.units))
         low = kl_is_low(value, self.low)
+        absent = value + Z95 * se < least and n >= self.absent_examples
         found = [
-            Finding(
-                "rate", value, se, n, "absent" if value < least and n >= self.absent_examples else "measured", least
-            ),
+            Finding("rate", value, se, n, "absent" if absent else "measured", least),
             Finding("units", float(self.units), None, n),
             Finding("kl_is_low", float(low), None, n, threshold=self.low, note="decides nothing alone"),
         ]
         if not self.count("kl"):
             return [*found, undefined("dead_units", "a flow has no KL per unit")]
         kl = self.mean("kl")
+        if self.groups > 0:
+            dead = float((self.dead_share() == 1).sum())
+            of = f"of {int(self.groups)} groups (the latent's first axis)"
+            found.append(Finding("dead_groups", dead, None, n, threshold=self.dead, note=of))
         return [
             *found,
             Finding("dead_units", float((kl < self.dead).sum()), None, n, threshold=self.dead),
@@ -98,4 +109,6 @@ class Rate(Detector):
         ]
 
     def per_unit(self) -> dict[str, Tensor]:
-        return {"kl": self.mean("kl")} if self.count("kl") else {}
+        if not self.count("kl"):
+            return {}
+        return {"kl": self.mean("kl")} | ({"dead_share": self.dead_share()} if self.groups > 0 else {})
