@@ -11,10 +11,12 @@ from planted import (
     blind,
     collapsed,
     constant,
+    filling,
     findings_on,
     gaussian_data,
     informative,
     optimum,
+    reading,
     verdict_on,
 )
 
@@ -55,7 +57,8 @@ def test_beyond_the_largest_eigenvalue_it_is_collapsed(share: float, n: int) -> 
         (collapsed, blind, "posterior_collapse"),
         (constant, blind, "fake_rate"),
         (informative, blind, "bypassed_latent"),
-        (informative, lambda z: torch.cat([z / 2, torch.zeros_like(z)], 1), "healthy"),
+        (filling, reading, "healthy"),
+        (informative, lambda z: torch.cat([z / 2, torch.zeros_like(z)], 1), "prior_hole"),
     ],
 )
 def test_planted_conditions_are_named(encoder, decoder, state: str) -> None:
@@ -188,8 +191,8 @@ def test_the_loss_unit_of_a_distance_changes_nothing(factor: float) -> None:
         def between(self, batch, z, other):
             return self.unit * (batch.x - batch.x[other]).abs().mean(1)
 
-    for decoder in (blind, lambda z: torch.cat([z / 2, torch.zeros_like(z)], 1)):
-        vae = Distance(informative, decoder)
+    for decoder in (blind, reading):
+        vae = Distance(filling, decoder)
         before = verdict_on(vae, gaussian_data(600))
         vae.unit = factor
         after = verdict_on(vae, gaussian_data(600))

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from .batch import Batch
     from .callbacks.monitor import CollapseMonitor
     from .detectors.rate import kl_is_low
-    from .diagnosis import diagnose
     from .elbo import ELBO, Objective, Progress
+    from .evidence import diagnose
     from .vae import VAE
 
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ _HOME = {
     "Objective": "elbo",
     "Progress": "elbo",
     "VAE": "vae",
-    "diagnose": "diagnosis",
+    "diagnose": "evidence",
     "kl_is_low": "detectors.rate",
 }
 

@@ -1,25 +1,26 @@
-"""The command line: `vaecollapse-train` and `vaecollapse-evaluate`. The only hydra.main and the only print; nothing
+"""The command line: `vaecollapse-train`, `-evaluate` and `-diagnose`. The only hydra.main and the only print; nothing
 heavy is imported before the configuration is valid."""
 
 import contextlib
+import fcntl
 import io
 import itertools
 import logging
 import os
-import re
 import shlex
+import signal
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from . import __version__
 from .refusal import Refused
 from .run import first_process
 
-NAME, EVALUATE = "vaecollapse-train", "vaecollapse-evaluate"
+NAME, EVALUATE, DIAGNOSE = "vaecollapse-train", "vaecollapse-evaluate", "vaecollapse-diagnose"
 WHOLE_ERRORS = "HYDRA_FULL_ERROR"
 CLAIM = ".running"  # in a run directory while the run is under way
 FAILED, USAGE, FAIL_ON, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -33,8 +34,10 @@ def train() -> int:
         print(f"vaecollapse {__version__}")
         return 0
     if "--help" in argv or "-h" in argv:
+        from .help import train_help
+
         with _an_open_pipe():
-            print(help_text(argv), flush=True)
+            print(train_help(NAME, _sources(argv)), flush=True)
         return 0
     import hydra
 
@@ -58,20 +61,34 @@ def train() -> int:
 
 def evaluate() -> int:
     """Measures a trained run on a split, prints the figures, and returns the exit code."""
+    return verb("evaluate", EvaluateSession)
+
+
+def diagnose() -> int:
+    """Says what a latent is, from whatever there is of it, and returns the exit code."""
+    return verb("diagnose", DiagnoseSession)
+
+
+def verb(primary: str, kind: type["Session"]) -> int:
+    """A verb whose keys are all in its primary configuration."""
     argv = sys.argv[1:]
+    _speak_any_locale()
     if "--version" in argv:
         print(f"vaecollapse {__version__}")
         return 0
     if "--help" in argv or "-h" in argv:
-        print(evaluate_help_text())
+        from .help import verb_help
+
+        with _an_open_pipe():
+            print(verb_help(kind.name, primary), flush=True)
         return 0
     import hydra
 
     from . import config
 
     config.register()
-    session = EvaluateSession(argv)
-    main = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name="evaluate")(
+    session = kind(argv)
+    main = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name=primary)(
         lambda cfg: session.job(cfg)
     )
     return session.run(main)
@@ -88,11 +105,16 @@ class Session:
         self.codes: set[int] = {0}
         self.said: set[str] = set()
         self.sweep_directory: Path | None = None
+        self.held: IO[str] | None = None
         self.start = Path.cwd()
         self.whole_errors = os.environ.get(WHOLE_ERRORS) == "1"
 
     def run(self, main: Callable[[], None]) -> int:
         """Hands over to Hydra; what Hydra refuses before the first job becomes sentences, with the nearest names."""
+        with _terminable():
+            return self._run(main)
+
+    def _run(self, main: Callable[[], None]) -> int:
         os.environ[WHOLE_ERRORS] = "1"  # Hydra then raises its errors and prints nothing: the words are ours
         try:
             main()
@@ -151,7 +173,7 @@ class Session:
             raise
         finally:
             os.environ[WHOLE_ERRORS] = "1"
-            (directory / CLAIM).unlink(missing_ok=True)
+            self.unclaim(directory)
             if directory not in (self.start, *self.start.parents):
                 _remove_if_only(directory, set())
             if self.is_sweep():
@@ -197,11 +219,9 @@ class Session:
         first = directory
         for number in itertools.count(2):
             directory.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                (directory / CLAIM).touch(exist_ok=False)
-                if not (directory / "config.yaml").exists():
-                    break
-                (directory / CLAIM).unlink()
+            if self.claim(directory) and not (directory / "config.yaml").exists():
+                break
+            self.unclaim(directory)
             if any(line.startswith(("hydra.run.dir=", "hydra.sweep.")) for line in context.overrides.hydra):
                 raise Refused(f"{directory} holds a run already: give this one a folder of its own")
             directory = first.with_name(f"{first.name}-{number}")
@@ -209,11 +229,30 @@ class Session:
             context.runtime.output_dir = str(directory)
         return directory
 
+    def claim(self, directory: Path) -> bool:
+        """Is the directory this process's? A record lock says so, which ends with the process however that ends."""
+        self.held = (directory / CLAIM).open("a")
+        try:
+            fcntl.lockf(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            self.held.close()
+            self.held = None
+            return False
+        except OSError:  # a file system without locks
+            pass
+        return True
+
+    def unclaim(self, directory: Path) -> None:
+        if self.held is not None:
+            (directory / CLAIM).unlink(missing_ok=True)
+            self.held.close()
+            self.held = None
+
     def go_on(self, directory: Path) -> None:
         """The command that takes up what was interrupted, where a checkpoint is left."""
         from .resuming import FREE, key
 
-        if first_process() and (directory / "checkpoints" / "last.ckpt").exists():
+        if first_process() and any((directory / "checkpoints").glob("[lp]*.ckpt")):
             more = [line for line in self.argv if "resume" in map(key, self.argv) and key(line) in FREE]
             directory = directory.relative_to(self.start) if directory.is_relative_to(self.start) else directory
             self.say(f"go on with: {shlex.join([self.name, f'resume={directory}', *more])}")
@@ -269,10 +308,31 @@ class Session:
         return code
 
 
-class EvaluateSession(Session):
-    """As a training's, with another task."""
+class VerbSession(Session):
+    """As a training's, of a verb whose keys are all in its primary configuration."""
 
-    name = EVALUATE
+    primary = ""
+
+    def suggest(self) -> None:
+        import difflib
+
+        from .help import keys_of
+
+        names = [name for name, *_ in keys_of(self.primary)]
+        for line in _overrides(self.argv):
+            key = line.lstrip("+~").partition("=")[0]
+            if key == "overrides":
+                self.say("overrides are quoted one by one: \"overrides=['dataset.root=/new/place']\"")
+            if key in ("values", "columns"):
+                self.say(f"{key} is one word for the shell: {key}='{{rate: {'12.48' if key == 'values' else 'kl'}}}'")
+            if key not in names and (near := difflib.get_close_matches(key, names, n=1)):
+                self.say(f"{key} (did you mean {near[0]}?)")
+
+
+class EvaluateSession(VerbSession):
+    """Measures a run."""
+
+    name, primary = EVALUATE, "evaluate"
 
     def attempt(self, cfg, directory: Path) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -292,16 +352,50 @@ class EvaluateSession(Session):
         outcome = task(cfg, directory, overrides)
         show_evaluation(outcome)
 
-    def suggest(self) -> None:
-        import difflib
 
-        names = [name for name, *_ in _evaluate_keys()]
-        for line in _overrides(self.argv):
-            key = line.lstrip("+~").partition("=")[0]
-            if key == "overrides":
-                self.say("overrides are quoted one by one: \"overrides=['dataset.root=/new/place']\"")
-            if key not in names and (near := difflib.get_close_matches(key, names, n=1)):
-                self.say(f"{key} (did you mean {near[0]}?)")
+class DiagnoseSession(VerbSession):
+    """Judges whatever there is of a latent."""
+
+    name, primary = DIAGNOSE, "diagnose"
+
+    def attempt(self, cfg, directory: Path) -> None:
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import OmegaConf
+
+        from . import config, loading
+        from .evidence import given
+
+        overrides = _typed(HydraConfig.get())
+        if self.is_sweep():
+            self.say(f"job {HydraConfig.get().job.num}: {' '.join(overrides)}")
+        config.check_diagnosis(cfg)
+        which = given.check(cast(dict, OmegaConf.to_container(cfg, resolve=True)))
+        if which == "run":
+            loading.run_directory(cfg.run)
+        _show_log()
+        # a module is the user's own, as its name was typed; of a stranger's run nothing here is imported unless trusted
+        if (which == "module" or cfg.trust) and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        from .tasks import diagnose as task
+
+        outcome = task(cfg, directory, overrides)
+        show_diagnosis(outcome, cfg.format)
+        if outcome.verdict.verdict in config.listed(cfg.fail_on):
+            self.codes.add(FAIL_ON)
+
+
+def show_diagnosis(outcome, form: str) -> None:
+    """The table of a diagnosis, or its JSON alone, on stdout."""
+    if form == "json":
+        import json
+
+        from .run import plain
+
+        print(json.dumps(plain(outcome.verdict.as_dict()), indent=1, ensure_ascii=False), flush=True)
+        return
+    from .table import diagnosis_table
+
+    _show_tables(outcome.directory, diagnosis_table(outcome.verdict, outcome.source))
 
 
 def show_evaluation(outcome) -> None:
@@ -332,6 +426,24 @@ def show(verdict, directory: Path) -> None:
     from .table import verdict_table
 
     _show_tables(directory, *([] if verdict is None else [verdict_table(verdict)]))
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM unwinds as Ctrl-C does, so that nothing half done is left; not outside the main thread."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise SystemExit
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _speak_any_locale() -> None:
@@ -439,112 +551,3 @@ def _sources(argv: Sequence[str]) -> list[Path]:
         elif arg.startswith("--config-dir="):
             found.append(Path(arg.partition("=")[2]).absolute())
     return [*found, config.folder()]
-
-
-HELP = """\
-Trains a variational autoencoder and says, from measurement, whether its latent is alive: a verdict, the numbers that
-decided it, and the command to try next. The run directory is outputs/train/<time>/.
-
-usage: {name} [group=option …] [knob=value …] [nested.key=value …]
-
-examples
-  {name}
-      the embedded default: generated drums
-  {name} model=audio_nf regularizer=free_bits free_bits=0.005 \\
-      dataset=audio_folder dataset.root=path/to/recordings
-      the reference command, on a folder of short recordings
-  {name} model=linear dataset=gaussian
-      the exact truth, in seconds
-  {name} -m regularizer=beta,free_bits seed=0,1
-      a sweep: every combination, 4 runs
-  {name} fail_on=[posterior_collapse,fake_rate]
-      a verdict as exit code 3
-  {name} logger=wandb logger.wandb.offline=true
-      Weights & Biases, here without an account
-  {name} model=custom model._target_=my_pkg.MyVAE +model.width=3
-      your own class, importable from where you type this
-  {name} --config-dir my_conf model=mine
-      your own my_conf/model/mine.yaml
-
-knobs (a model may set its own default, the command line always wins)
-{knobs}
-groups (* default; choose one, of detector, callback and logger also several: detector=[rate,active_units])
-{groups}
-  How the weight of the KL moves: coefficient@regularizer.weight=cyclical
-
-flags
-  --cfg job              print the composed configuration and stop
-  --info defaults-tree   where each part of it comes from
-  -m, --multirun         run every combination of comma-separated values
-  --config-dir DIR       more groups and options, of your own
-  -sc install=bash       the line that installs shell completion: eval "$({name} -sc install=bash)"
-  --version              print the version
-  --hydra-help           every other flag
-
-exit codes
-  0 done   1 refused or failed   2 wrong usage   3 a verdict listed in fail_on   130 interrupted   143 terminated
-  HYDRA_FULL_ERROR=1 in the environment shows whole tracebacks."""
-
-
-EVALUATE_HELP = """\
-Measures a trained run from its directory alone: every reading of the latent on a split, the verdict on them, D, R and
-the ELBO, the importance-weighted NLL (where the likelihood is a density), and the error of reconstructions.
-
-usage: {name} run=DIR [key=value …]
-
-examples
-  {name} run=outputs/train/<time>
-      the best checkpoint on the test split
-  {name} run=outputs/train/<time> split=validation checkpoint=last
-      the numbers that the training printed
-  {name} run=copied "overrides=['dataset.root=/new/place']"
-      the data lie elsewhere on this machine
-  {name} run=outputs/train/<time> samples=1000 examples=256
-      a tighter bound on fewer examples
-  {name} run=theirs 'trust=[their_pkg]'
-      its model is a class of theirs, which is imported
-
-keys
-{keys}
-A run directory is data: nothing in it is executed, and its configuration may name classes of vaecollapse, torch.nn,
-torch.optim and lightning.pytorch, and those of the packages in trust. The result is written to
-outputs/evaluate/<time>/: evaluation.json, config.yaml, provenance.json.
-
-exit codes
-  0 done   1 refused or failed   2 wrong usage   130 interrupted   143 terminated
-  HYDRA_FULL_ERROR=1 in the environment shows whole tracebacks."""
-
-
-def _evaluate_keys() -> list[tuple[str, str, str]]:
-    """(key, default, meaning), as conf/evaluate.yaml has them."""
-    from . import config
-
-    return re.findall(r"^(\w+): (\S+) *# (.*)$", (config.folder() / "evaluate.yaml").read_text("utf-8"), re.M)
-
-
-def evaluate_help_text() -> str:
-    """Purpose, examples, and every key."""
-    lines = [f"  {name + '=' + value:<20} {meaning}\n" for name, value, meaning in _evaluate_keys()]
-    return EVALUATE_HELP.format(name=EVALUATE, keys="".join(lines))
-
-
-def help_text(argv: Sequence[str]) -> str:
-    """Purpose, examples, and every knob and group as the yaml files have them."""
-    from . import config
-
-    sources = _sources(argv)
-    text = (config.folder() / "train.yaml").read_text("utf-8")
-    defaults = {group: re.findall(r"\w+", value) for group, value in re.findall(r"^  - (\w+): (.*)$", text, re.M)}
-    knobs = re.findall(r"^(\w+): (\S+) *# (.*)$", text, re.M)
-    lines = [f"  {name + '=' + value:<20} {meaning}\n" for name, value, meaning in knobs]
-    for option in config.options(sources)["model"]:
-        file = next(path for s in sources if (path := s / "model" / f"{option}.yaml").is_file())
-        values = re.findall(r"^(\w+): ([^\s#]+)", file.read_text("utf-8"), re.M)
-        own = [f"{name}={value}" for name, value in values if name in config.KNOBS]
-        lines += [f"  {'':<20} model={option} sets {' '.join(own)}\n"] if own else []
-    groups = ""
-    for group, names in config.options(sources).items():
-        marked = (f"{n}*" if n in defaults.get(group, ()) else n for n in names)
-        groups += textwrap.fill(" ".join(marked), 120, initial_indent=f"  {group:<20} ", subsequent_indent=" " * 23)
-        groups += "\n"
-    return HELP.format(name=NAME, knobs="".join(lines), groups=groups)

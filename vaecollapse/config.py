@@ -29,7 +29,7 @@ from .refusal import Refused
 # what a run is built from: an override that changes none of these changes nothing
 ROOTS = ("model", "regularizer", "dataset", "optimizer", "trainer", "callback", "seed")
 # readings, their output and the exit code are no part of what is built
-EXEMPT = ("detector", "logger", "fail_on", "preflight", "resume", "init_from", "trust", "hydra")
+EXEMPT = ("detector", "logger", "fail_on", "preflight", "probe", "resume", "init_from", "trust", "hydra")
 # what cannot be left out, and what may hold several by their names
 ONE = ("dataset", "model", "regularizer", "optimizer", "trainer")
 SEVERAL = ("detector", "callback", "logger")
@@ -59,6 +59,7 @@ class Knobs:
     seed: int = MISSING
     max_epochs: int = MISSING
     preflight: str = "run"
+    probe: bool = False
     resume: str | None = None
     init_from: str | None = None
     trust: list[str] = field(default_factory=list)
@@ -301,7 +302,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def check_evaluation(cfg: DictConfig) -> None:
     """Raises Refused where the configuration of an evaluation is out of range or has no value."""
-    if gone := [field.name for field in fields(EvaluateSchema) if field.name not in cfg.keys()]:
+    if gone := [field.name for field in fields(EvaluateSchema) if field.name not in list(cfg)]:
         raise Refused(f"{gone[0]} is needed and was taken out: leave ~{gone[0]} away")
     if missing := [str(key) for key in cfg if OmegaConf.is_missing(cfg, key)]:
         raise Refused(f"{missing[0]} has no value: type {missing[0]}=outputs/train/<time>, a run directory")
@@ -317,14 +318,21 @@ def check_diagnosis(cfg: DictConfig) -> None:
     a run that is measured."""
     OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DiagnoseSchema), cfg))
     of_run = {name: cfg[name] for name in ("split", "checkpoint", "device", "trust", "overrides")}
-    check_evaluation(OmegaConf.create({**of_run, "run": cfg.run or "", "samples": 1, "examples": None, "seed": cfg.seed}))
+    check_evaluation(
+        OmegaConf.create({**of_run, "run": cfg.run or "", "samples": 1, "examples": None, "seed": cfg.seed})
+    )
+    plain = DiagnoseSchema()
     if not cfg.measure:
-        plain = DiagnoseSchema()
-        moved = [name for name in of_run if OmegaConf.to_container(cfg)[name] != getattr(plain, name)]  # pyright: ignore[reportCallIssue, reportArgumentType, reportIndexIssue]
-        if moved:
-            raise Refused(f"{moved[0]} is of a run that is measured: add run=outputs/train/<time> measure=true, or leave it")
+        if moved := [name for name, value in of_run.items() if value != getattr(plain, name)]:
+            raise Refused(
+                f"{moved[0]} is of a run that is measured: add run=outputs/train/<time> measure=true, or leave it"
+            )
     elif cfg.run is None:
         raise Refused("measure belongs to run=outputs/train/<time>: leave measure away")
+    if cfg.module is None and cfg.examples != plain.examples:
+        raise Refused("examples is how many of data are read with module=…: leave it away")
+    if cfg.module is None and cfg.seed is not None and not cfg.measure:
+        raise Refused("seed is of the noise that a model is read with, module=… or measure=true: leave it away")
 
 
 def _resolved(cfg: DictConfig, root: str) -> Any:

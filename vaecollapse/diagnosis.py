@@ -9,11 +9,27 @@ from typing import Literal, NamedTuple
 
 from scipy.special import stdtrit
 
+from . import arithmetic
 from .detectors.base import Z95, Finding
 from .prescriptions import Prescription, State, prescribe
 from .refusal import Refused
 
 Readings = Mapping[str, Finding]
+Confidence = Literal["high", "medium", "low"]
+
+
+class Fork(NamedTuple):
+    """What a short training from a checkpoint moved: readings of the held-out probe before and after it.
+
+    `cause`: `price` (β = 0), `encoder` (the decoder frozen), `decoder` (a weaker one), `floor` (lifted). `better` is
+    the mean fall of D over the fork with its standard error, paired per example.
+    """
+
+    cause: str
+    before: Mapping[str, Finding]
+    after: Mapping[str, Finding]
+    better: Finding
+    steps: int
 
 
 class Facts(NamedTuple):
@@ -23,7 +39,12 @@ class Facts(NamedTuple):
     `unsettled` the largest relative movement of gap and R over the last fifth of training, `share` the part of the
     planned steps done, `fault` what diverged, `finished` False while training goes on, `floor` the run's own in nats
     per unit (0 without one), `knobs` the run's own values of what a prescription may
-    move, `held_out` False where only training examples were read.
+    move, `held_out` False where only training examples were read. `beta_effective` is e over the residual that the
+    forecast leaves (1: the ELBO's own price), `forecast_at_one` the directions the data offers at that very price.
+    `forks` are the short trainings of a probe, by cause; `over_reference` how much worse than the closed-form reference
+    with the same number of units the autoencoder among them is on held-out examples.
+    `arithmetic`: numbers of a log alone, with what `beta`, `distortion_kind` (nll, l1, l2, other),
+    `distortion_reduction` (sum, mean), `event_size` and `free_bits_form` say of its loss.
     """
 
     units: int = 0
@@ -38,13 +59,23 @@ class Facts(NamedTuple):
     floor: float = 0.0
     knobs: Mapping[str, float] = {}
     held_out: bool = True
+    beta_effective: float | None = None
+    forecast_at_one: int | None = None
+    forks: Mapping[str, Fork] = {}
+    over_reference: Finding | None = None
+    arithmetic: bool = False
+    beta: float | None = None
+    distortion_kind: str | None = None
+    distortion_reduction: str | None = None
+    event_size: float | None = None
+    free_bits_form: str | None = None
 
 
 class Verdict(NamedTuple):
     """`deciding` names the readings that decided; `readings` are those of the held-out probe, `train/…` the others."""
 
     verdict: State
-    confidence: Literal["high", "medium", "low"]
+    confidence: Confidence
     mechanisms: list[str]
     findings: list[str]
     refuted: list[str]
@@ -67,9 +98,15 @@ class Verdict(NamedTuple):
         """The verdict that a verdict.json holds."""
         readings = {name: Finding(name, **reading) for name, reading in content["readings"].items()}
         prescriptions = [Prescription((), p["why"], p["command"]) for p in content["prescriptions"]]
-        return cls(**{**content, "readings": readings, "prescriptions": prescriptions})
+        own = {name: content[name] for name in cls._fields}
+        return cls(**{**own, "readings": readings, "prescriptions": prescriptions})
 
 
+# A bottleneck is called one at four times the ELBO's price or more, with half of the directions of that price or fewer.
+OVERPRICED, HALF = 4.0, 0.5
+LOWEST_REFERENCE = 0.035  # the smallest diversity of analogs measured on real rain (factor 2)
+FEW_VARIED = 0.2  # of the reference: prior samples that vary less are nearly one sample
+SMALL_SIGMA = 0.01
 UNSETTLED = 0.2  # relative movement over the last fifth of training that lowers confidence
 # The contrast of the two probes: fewer examples say nothing, and a held-out gap above this share of the training one is
 # a generalisation gap and no memory.
@@ -87,29 +124,29 @@ def diagnose(held_out: Readings, training: Readings | None = None, facts: Facts 
         raise Refused("expected at least one reading, but got none: run the detectors on a held-out probe first")
     facts, training = facts or Facts(), training or {}
     state, deciding, why = decide(held_out, training, facts)
-    mechanisms = find_mechanisms(held_out, facts, state)
+    below: list[str] = []
+    if state not in ("diverged", "too_early") and underfit(facts):
+        below, state, deciding = [state], "underfit", ["distortion", "gap", "rate"]
+        why = phrase(
+            "without a price on the KL D is {over:.3g} above that of principal components of as many units: it is not "
+            "the KL", held_out, over=(facts.over_reference or MISSING).value or 0.0,
+        )  # fmt: skip
+    mechanisms = [*below, *find_mechanisms(held_out, facts, state)]
     readings = {**held_out, **{f"train/{name}": finding for name, finding in training.items()}}
-    if state == "diverged" or state == "too_early":
-        return Verdict(
-            state,
-            "high" if state == "diverged" else "low",
-            mechanisms,
-            [why],
-            [],
-            [],
-            readings,
-            prescribe(state, facts.weight, floored=facts.floor > 0, knobs=facts.knobs),
-            deciding,
-        )
+    weight = facts.beta if facts.weight is None else facts.weight
+    prescriptions = prescribe(state, weight, floored=facts.floor > 0, knobs=facts.knobs)
+    if state in ("diverged", "too_early"):
+        sure: Confidence = "high" if state == "diverged" else "low"
+        return Verdict(state, sure, mechanisms, [why], [], [], readings, prescriptions, deciding)
     return Verdict(
         state,
-        confidence(held_out, facts),
+        confidence(held_out, facts, state),
         mechanisms,
         [why, *remarks(held_out, training, facts, mechanisms)],
-        refute(held_out, state),
+        refute(held_out, facts, state),
         missing(held_out, training, facts),
         readings,
-        prescribe(state, facts.weight, floored=facts.floor > 0, knobs=facts.knobs),
+        prescriptions,
         deciding,
     )
 
@@ -119,7 +156,7 @@ class _Values(dict):
         return float("nan")
 
 
-def phrase(template: str, readings: Readings, **more: float) -> str:
+def phrase(template: str, readings: Readings, **more: float | str) -> str:
     """A sentence with readings filled in by name."""
     known = {name: finding.value for name, finding in readings.items() if finding.value is not None}
     return template.format_map(_Values(known | more))
@@ -177,8 +214,8 @@ def decide(held_out: Readings, training: Readings, facts: Facts) -> Decision:
     # Healthy runs read 1-61 nats with no information in their first steps, so nothing is said before one of these.
     if not facts.finished and gap != "material" and facts.share < 0.1 and facts.epochs < 2:
         return Decision("too_early", ["rate", "gap", "information_rank"], "less than a tenth of the steps is done")
-    if gap == "undefined":
-        return without_gap(held_out)
+    if gap == "undefined" or held_out["gap"].se is None:  # without an error a gap is neither absent nor material
+        return without_gap(held_out, facts)
     if gap == "absent":
         return gap_absent(held_out, training)
     return gap_material(held_out, training, facts) if gap == "material" else gap_undecided(held_out, training)
@@ -206,11 +243,23 @@ def gap_absent(held_out: Readings, training: Readings) -> Decision:
 
 def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decision:
     alive, shown = directions(held_out), ["gap", "information_rank", "mi"]
+    if status(held_out, "decoder_variance") == "material":
+        why = "the likelihood's own scale has collapsed ({decoder_scale:.2g}), so D has no bound and no nat a price"
+        return Decision("decoder_variance_collapse", ["decoder_scale", "distortion", "gap"], phrase(why, held_out))
     if status(held_out, "sigma_median") == "material" and status(held_out, "beta_effective") == "absent":
         why = "the median σ is {sigma_median:.2g} and a nat costs {beta_effective:.2g} of the ELBO's price"
         return Decision("variance_collapse", ["sigma_median", "beta_effective", "rate"], phrase(why, held_out))
     if memorised(held_out, training):
         return kept_little(held_out, training)
+    if status(held_out, "prior_hole") == "material":
+        hole = held_out["prior_hole"]
+        why = f"q(z) is at least {interval(hole)[0]:.3g} nats from the prior ({hole.note or 'by its moments'})"
+        return Decision("prior_hole", ["prior_hole", "gap", "rate"], why)
+    if status(held_out, "hole_auc") == status(held_out, "prior_samples") == "material":
+        why = "q(z) and the prior are told apart ({hole_auc:.2f}), and what prior samples decode to is worse for it"
+        return Decision("prior_hole", ["hole_auc", "prior_samples", "gap"], phrase(why, held_out))
+    if squeezed := over_compressed(held_out, facts, alive):
+        return Decision("over_compressed", ["beta_effective", "information_rank", "gap"], squeezed)
     rank = held_out.get("information_rank", MISSING)
     if facts.forecast and rank.status == "measured" and alive <= facts.forecast / 2:
         why = f"{alive:.0f} of the {facts.forecast} directions that the data offers at this price are alive"
@@ -218,10 +267,63 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     if not facts.held_out:
         return Decision("inconclusive", shown, "z serves the training examples; no held-out ones were read")
     replaced = status(held_out, "mi") == "undefined" and rank.status == "measured" and (rank.value or 0.0) >= 1
-    if status(held_out, "mi") == "material" or replaced:
-        why = "another's z costs {gap:.3g}, and {alive:.0f} directions carry information"
-        return Decision("healthy", shown, phrase(why, held_out, alive=alive))
-    return Decision("inconclusive", shown, "the decoder uses z, but no information was measured in it")
+    if status(held_out, "mi") != "material" and not replaced:
+        return Decision("inconclusive", shown, "the decoder uses z, but no information was measured in it")
+    why = phrase("another's z costs {gap:.3g}, and {alive:.0f} directions carry information", held_out, alive=alive)
+    if facts.finished and not no_hole(held_out):  # while training nothing so dear is read
+        return Decision("inconclusive", shown, f"{why}; whether q(z) fills the prior is not settled")
+    return Decision("healthy", shown, why)
+
+
+def no_hole(held_out: Readings) -> bool:
+    """Is a prior hole ruled out? By R − Î, or by every lower bound together with the classifier or with what prior
+    samples decode to (from 64 examples: their limits widen with fewer, and nobody is convicted on an absence here)."""
+    hole = held_out.get("prior_hole", MISSING)
+    if hole.status != "undecided":
+        return hole.status == "absent"
+    bounds = [held_out.get(name, MISSING) for name in ("marginal_kl_lower", "marginal_kl_by_unit")]
+    samples = [held_out.get(name, MISSING) for name in ("hole_auc", "prior_samples")]
+    moments = bounds[0].value is not None and not bounds[0].note  # a note: too few examples for so many units
+    cleared = all(ruled_out(part) for part in bounds if part.value is not None)
+    return moments and cleared and any(ruled_out(part) for part in samples)
+
+
+def ruled_out(part: Finding) -> bool:
+    """Does the upper limit lie below the size that matters?"""
+    known = part.value is not None and part.threshold is not None and part.n >= 64
+    return known and interval(part)[1] < (part.threshold or 0.0)
+
+
+def over_compressed(held_out: Readings, facts: Facts, alive: float) -> str | None:
+    """Why the latent is a bottleneck: the price against the ELBO's, or what an autoencoder recovers; None if not.
+
+    Below four times the ELBO's price nothing is called one: at that price an optimum leaves what it should.
+    """
+    rank, price = held_out.get("information_rank", MISSING), facts.beta_effective or 0.0
+    if price < OVERPRICED:
+        return None
+    offered = facts.forecast_at_one
+    if offered and rank.status == "measured" and alive <= HALF * offered:
+        return (
+            f"a nat costs {price:.3g} times the ELBO's price, where {alive:.0f} directions live; at that price itself "
+            f"the data offers {offered}"
+        )
+    fork, mean = facts.forks.get("price"), held_out.get("gap_mean", MISSING)
+    if fork is None or mean.value is None:
+        return None
+    gained, whole = fork.better.value or 0.0, (fork.better.value or 0.0) + mean.value
+    if interval(fork.better)[0] > HALF * whole > 0:
+        return (
+            f"without the KL's price D falls by {gained:.3g}, more than half of the {whole:.3g} that z could be worth"
+        )
+    return None
+
+
+def underfit(facts: Facts) -> bool:
+    """Is the autoencoder (β = 0) worse than principal components of as many units, by more than matters? (As good as
+    they are is what an honest linear model can be.)"""
+    over = facts.over_reference
+    return over is not None and over.value is not None and interval(over)[0] > (over.threshold or 0.0)
 
 
 def small_interval(finding: Finding) -> tuple[float, float]:
@@ -272,16 +374,43 @@ def gap_undecided(held_out: Readings, training: Readings) -> Decision:
     return Decision("inconclusive", ["gap", "rate", "mi"], why)
 
 
-def without_gap(held_out: Readings) -> Decision:
+def without_gap(held_out: Readings, facts: Facts) -> Decision:
     """No decoder was read: convict or be inconclusive, never acquit (I ≤ R proves collapse at R ~ 0)."""
     shown = ["rate", "mi", "information_rank"]
-    if status(held_out, "rate") == "absent":
+    rate, mi = held_out.get("rate", MISSING), held_out.get("mi", MISSING)
+    numbers = facts.arithmetic  # a log gives no errors: its numbers are taken as they stand, and confidence is low
+    if below(rate, numbers):
         return Decision("posterior_collapse", shown, phrase("R is {rate:.3g} nats, and I is never more", held_out))
-    if status(held_out, "mi") == "absent":
+    if rate.value is not None and below(mi, numbers):
         return Decision("fake_rate", shown, phrase("R is {rate:.3g} nats and I(x; z) is {mi:.2g}", held_out))
-    if status(held_out, "floor_saturation") == "material":
-        return Decision("rate_pinned", ["floor_saturation", "rate", "mi"], "the KL sits at its floor")
+    if status(held_out, "floor_saturation") == "material" or (numbers and pinned_in_log(held_out, facts)):
+        why = "the KL sits at {kl_over_floor:.2f} of its floor, and {fb_percent:.0f} % of it is free"
+        deciding = ["kl_over_floor", "fb_percent", "rate"] if numbers else ["floor_saturation", "rate", "mi"]
+        return Decision("rate_pinned", deciding, phrase(why, held_out))
+    mean, after, floor = (value(held_out, name) for name in ("kl_mean_per_unit", "kl_after_floor", "floor"))
+    if mean > floor > 0 and arithmetic.most_reached(mean, after, floor) < HALF:
+        share = arithmetic.most_reached(mean, after, floor)
+        why = f"at most {share:.2g} of the groups reach the floor, though their mean lies above it"
+        return Decision("partial_collapse", ["kl_mean_per_unit", "kl_after_floor", "floor"], why)
+    varied, reference = value(held_out, "diversity_prior"), value(held_out, "diversity_reference", LOWEST_REFERENCE)
+    if numbers and varied < FEW_VARIED * reference and (rate.value or 0.0) >= (rate.threshold or 0.0):
+        why = phrase("R is {rate:.3g} nats, but prior samples vary by {diversity_prior:.2g} alone", held_out)
+        return Decision("bypassed_latent", ["diversity_prior", "rate", "diversity_reference"], why)
+    if value(held_out, "weight_declared") == 0:
+        return Decision("inert_penalty", ["weight_declared", "rate", "mi"], "the weight of the KL is 0")
     return Decision("inconclusive", shown, "the decoder was not read, so z cannot be acquitted")
+
+
+def below(finding: Finding, numbers: bool) -> bool:
+    """Absent; of a number without an error, below the size that matters."""
+    bare = numbers and finding.value is not None and finding.threshold is not None
+    return finding.status == "absent" or (bare and (finding.value or 0.0) < (finding.threshold or 0.0))
+
+
+def pinned_in_log(held_out: Readings, facts: Facts) -> bool:
+    mean, floor = value(held_out, "kl_mean_per_unit"), value(held_out, "floor")
+    after = held_out.get("kl_after_floor", MISSING).value
+    return floor > 0 and mean > 0 and arithmetic.sits_at_floor(mean, after, floor, facts.free_bits_form)
 
 
 # ---- why, and how sure
@@ -309,12 +438,45 @@ def find_mechanisms(held_out: Readings, facts: Facts, state: str) -> list[str]:
         "inert_penalty": inert,
         "schedule_not_applied": (late or unseen) and not inert,
         "sigma_at_floor": reached(held_out, "sigma_at_floor"),
+        "price_too_high": status(held_out, "gap") != "material"
+        and revived(facts, "price")
+        and not (revived(facts, "encoder") or sank(facts)),
+        "lagging_encoder": revived(facts, "encoder"),
+        "decoder_too_strong": revived(facts, "decoder"),
+        "floor_holds_rate": sank(facts),
         "unused_units": state == "healthy" and 0 < value(held_out, "dead_units", 0.0) < value(held_out, "units"),
     }
     return [name for name, holds in found.items() if holds]
 
 
+def revived(facts: Facts, cause: str) -> bool:
+    """Did z gain value by more than matters in this fork?"""
+    fork = facts.forks.get(cause)
+    if fork is None:
+        return False
+    before, after = (part.get("gap", MISSING) for part in (fork.before, fork.after))
+    if before.value is None or after.value is None:
+        return False
+    gained = math.hypot(before.se or 0.0, after.se or 0.0)
+    return after.value - before.value - Z95 * gained > (after.threshold or 0.0)
+
+
+def sank(facts: Facts) -> bool:
+    """Did R lose more than half with the floor lifted, and z nothing that matters?"""
+    fork = facts.forks.get("floor")
+    if fork is None:
+        return False
+    before, after = (value(part, "rate") for part in (fork.before, fork.after))
+    lost = value(fork.before, "gap", 0.0) - value(fork.after, "gap", 0.0)
+    size = fork.before.get("gap", MISSING).threshold or 0.0
+    return after < HALF * before and lost < size
+
+
 SAID = {
+    "floor_holds_rate": "with the floor lifted R falls and z loses nothing: the floor holds up nats that say nothing",
+    "price_too_high": "without the KL's price z is worth something: it is the price that silences it",
+    "lagging_encoder": "with the decoder frozen the encoder alone makes z worth something: it lags behind",
+    "decoder_too_strong": "with a weaker decoder z is worth something: the decoder does without it",
     "unused_units": "{dead_units:.0f} units are unused: surplus, no illness",
     "rate_pinned": "the KL is pinned at {kl_over_floor:.2f} of the floor: it follows the floor, not the data",
     "inert_penalty": "the KL penalty exerts no force (a floor makes the nats below it free and pushes nothing)",
@@ -326,7 +488,8 @@ SAID = {
 
 def remarks(held_out: Readings, training: Readings, facts: Facts, mechanisms: list[str]) -> list[str]:
     """Sentences on what else was seen."""
-    said = [phrase(SAID[name], held_out, weight=facts.weight or 0.0) for name in mechanisms]
+    said = [phrase(SAID[name], held_out, weight=facts.weight or 0.0) for name in mechanisms if name in SAID]
+    said += [fork_sentence(fork) for fork in facts.forks.values()]
     mine, other = training.get("gap", MISSING), held_out.get("gap", MISSING)
     kept = other.value / mine.value if mine.value and other.value is not None else 1.0
     if kept < 0.8 and small_interval(mine)[0] > max(small_interval(other)[1], 0.0):
@@ -335,12 +498,58 @@ def remarks(held_out: Readings, training: Readings, facts: Facts, mechanisms: li
         said.append(phrase("the KL is low ({rate:.3g} nats); alone that decides nothing", held_out))
     if facts.unsettled is not None and facts.unsettled > UNSETTLED:
         said.append(f"gap or R moved {facts.unsettled:.0%} over the last fifth of training: it has not settled")
+    return said + (in_numbers(held_out, facts) if facts.arithmetic else [])
+
+
+def fork_sentence(fork: Fork) -> str:
+    """What a fork moved."""
+    what = {"price": "without the KL's price", "encoder": "with the decoder frozen", "floor": "with the floor lifted"}
+    moved = []
+    for name, shown in (("gap", "the value of z"), ("rate", "R")):
+        before, after = (part.get(name, MISSING).value for part in (fork.before, fork.after))
+        if before is not None and after is not None:
+            moved.append(f"{shown} went from {before:.3g} to {after:.3g}")
+    return f"{what.get(fork.cause, 'with a weaker decoder')}, over {fork.steps} steps, {' and '.join(moved)}"
+
+
+def in_numbers(held_out: Readings, facts: Facts) -> list[str]:
+    """What numbers alone say of a plan, in words."""
+    said = []
+    units, floor = value(held_out, "units", 0.0), value(held_out, "floor", 0.0)
+    mean, after = value(held_out, "kl_mean_per_unit"), held_out.get("kl_after_floor", MISSING).value
+    if facts.beta is not None:
+        price = arithmetic.effective_beta(
+            facts.beta, held_out.get("distortion", MISSING).value, facts.event_size,
+            kind=facts.distortion_kind, reduction=facts.distortion_reduction,
+        )  # fmt: skip
+        if price is not None and math.isfinite(price):
+            said.append(f"beta {facts.beta:g} is {price:.3g} times the ELBO's own price (beta_eff)")
+    if mean > 0 and units:
+        said.append(f"{mean:.3g} nats per unit over {units:.0f} units are {mean * units:.1f} nats")
+    if floor > 0 and units:
+        said.append(f"a clamp at {floor:g} prints {floor * units:.4g} nats even where q is the prior: read R unclamped")
+    if floor > 0 and mean > 0:
+        said.append(f"at this KL a floor of {floor:g} leaves at most {arithmetic.most_free(mean, floor):.3g} % free")
+    if floor > 0 and after is not None and mean > 0 and pinned_in_log(held_out, facts):
+        said.append("a lower floor takes the KL down with it, and so does a higher weight: to raise the KL, lower it")
+    if "diversity_posterior" in held_out:
+        said.append("how much reconstructions of one x vary says nothing of whether z is used")
     return said
 
 
-def refute(held_out: Readings, state: str) -> list[str]:
+def refute(held_out: Readings, facts: Facts, state: str) -> list[str]:
     """What the evidence rules out."""
     out = []
+    rate, units = value(held_out, "rate"), int(value(held_out, "units", 0.0))
+    few = arithmetic.units_at_most(rate, SMALL_SIGMA) if math.isfinite(rate) and rate >= 0 else units
+    if facts.arithmetic and few < units / 2 and state != "variance_collapse":
+        out.append(
+            f"variance_collapse: {units} units at σ = {SMALL_SIGMA:g} would cost "
+            f"{units * arithmetic.least_kl(SMALL_SIGMA):.0f} nats; R = {rate:.4g} allows at most {few} of them, and "
+            f"spread evenly it is σ ≈ {arithmetic.even_sigma(rate, units):.3f}"
+        )
+    if state not in ("prior_hole", "inconclusive") and status(held_out, "prior_hole") == "absent":
+        out.append("prior_hole: q(z) fills the prior as far as these examples tell")
     if status(held_out, "gap") == "material":
         out.append("posterior_collapse: another's z costs the decoder")
     elif status(held_out, "mi") == "material" and state != "bypassed_latent":
@@ -363,13 +572,27 @@ def missing(held_out: Readings, training: Readings, facts: Facts) -> list[str]:
         "I(x; z) on more examples": mi in ("undefined", "undecided"),
         "held-out examples: give the trainer a validation loader": not facts.held_out,
         "the same readings on training examples, to tell overfit": not training and facts.held_out,
-        "whether the aggregate posterior fills the prior (prior_hole): not measured": True,
+        "whether the aggregate posterior fills the prior (prior_hole): not measured": "prior_hole" not in held_out,
+        "whether q(z) fills the prior: more held-out examples, callback.collapse_monitor.final_examples=4096": (
+            gap.status == "material" and status(held_out, "prior_hole") == "undecided" and not no_hole(held_out)
+        ),
+        "whether z revives without the KL's price, which tells a collapse from a model that does not learn: type "
+        "probe=true": (
+            not facts.forks and not facts.arithmetic and facts.finished and gap.status in ("absent", "undecided")
+        ),
+        "the KL of each unit, which tells a partial collapse": facts.arithmetic and "dead_units" not in held_out,
+        "the diversity of real examples of one condition (diversity_reference)": (
+            "diversity_prior" in held_out and "diversity_reference" not in held_out
+        ),
     }
     return [sentence for sentence, holds in wanted.items() if holds]
 
 
-def confidence(held_out: Readings, facts: Facts) -> Literal["high", "medium", "low"]:
-    """High: limits clear by a factor 2 and at least 2000 examples; low: no gap, or the trend unsettled."""
+def confidence(held_out: Readings, facts: Facts, state: str) -> Confidence:
+    """High: limits clear by a factor 2 and at least 2000 examples; low: no gap, or the trend unsettled. Of numbers
+    alone never more than medium, and that where two of them agree."""
+    if facts.arithmetic:
+        return "medium" if state == "fake_rate" and value(held_out, "active_units") == 0 else "low"
     gap = held_out.get("gap", MISSING)
     unsettled = (facts.unsettled or 0) > UNSETTLED or not facts.schedule_done
     if gap.status not in ("material", "absent") or unsettled:

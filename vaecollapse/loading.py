@@ -230,9 +230,15 @@ def _kinds(path: str) -> tuple[type, ...]:
     from torch.optim.lr_scheduler import LRScheduler
     from torchmetrics import Metric
 
+    from .datasets.base import VAEData
+    from .regularizers.base import Regularizer
+    from .vae import VAE
+
     built = {"model": nn.Module, "regularizer": nn.Module, "dataset": pl.LightningDataModule, "detector": Metric}
-    if path == "trainer":
-        return (pl.Trainer,)
+    # what is built at the top of a group is of our own contracts: anything else would be built only to be refused
+    tops = {"trainer": pl.Trainer, "model": VAE, "regularizer": Regularizer, "dataset": VAEData}
+    if path in tops:
+        return (tops[path],)
     every = (nn.Module, Metric, Optimizer, LRScheduler, pl.LightningDataModule, pl.Callback, Logger)
     group = path.partition(".")[0]
     return (built[group],) if group in built else every
@@ -283,6 +289,9 @@ def load_weights(path: Path | str) -> Weights:
         for name, tensor in state.items()
     ):
         raise _bad(file, "holds no state_dict of tensors")
+    claimed = next((name for name, each in state.items() if each.nbytes > each.untyped_storage().nbytes()), None)
+    if claimed is not None:
+        raise _bad(file, f"claims more numbers for {claimed} than it holds")
     epoch, step = content.get("epoch"), content.get("global_step")
     if type(epoch) is not int or type(step) is not int or not (0 <= epoch < 2**31 and 0 <= step < 2**63):
         raise _bad(file, "does not say which epoch and step it is of")
@@ -346,7 +355,7 @@ def refuse_other_places(content: dict, directory: Path, trust: Sequence[str] = (
                 continue
             for name, value in node.items():
                 place = isinstance(value, str) and (
-                    name in PLACES or os.path.isabs(value) or value.startswith(("~", ".."))
+                    name in PLACES or os.path.isabs(value) or value.startswith("~") or ".." in Path(value).parts
                 )
                 if place and not (Path.cwd() / value).resolve().is_relative_to(root):
                     raise Refused(

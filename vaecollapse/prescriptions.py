@@ -8,9 +8,14 @@ State = Literal[
     "fake_rate",
     "bypassed_latent",
     "overfit",
+    "decoder_variance_collapse",
     "variance_collapse",
+    "prior_hole",
+    "over_compressed",
     "partial_collapse",
+    "underfit",
     "rate_pinned",
+    "inert_penalty",
     "diverged",
     "too_early",
     "healthy",
@@ -18,13 +23,21 @@ State = Literal[
 ]
 STATES: tuple[str, ...] = get_args(State)
 
+# what a run without a price on the KL can still be told
+UNPRICED = ("overfit", "decoder_variance_collapse", "variance_collapse", "underfit", "diverged", "healthy")
+
 MEANING = {
     "posterior_collapse": "the posterior is the prior: z carries nothing",
     "fake_rate": "KL is paid for a z that carries nothing",
     "bypassed_latent": "z informs, but the decoder does not listen",
     "overfit": "z serves the training examples and is worth little or nothing on held-out ones",
+    "decoder_variance_collapse": "the likelihood's scale is gone: D falls without end",
     "variance_collapse": "the posterior's noise is gone: an autoencoder",
+    "prior_hole": "z is sound, but what the prior draws is not what the encoder gives",
+    "over_compressed": "a bottleneck: the price leaves far less of z than the data offers",
     "partial_collapse": "only part of the latent the data could fill is alive",
+    "underfit": "even without a price on the KL the decoder does not learn: it is not the latent",
+    "inert_penalty": "the penalty on the KL exerts no force",
     "rate_pinned": "the KL sits at its floor; what lies under it is undecided",
     "diverged": "training left the finite or the sensible numbers",
     "too_early": "too little training to say anything",
@@ -67,7 +80,21 @@ def prescribe(
             Prescription((shorter,), "stop before the training clips are known by heart; more data would serve best"),
             Prescription((narrower,), "less to remember with"),
         ],
+        "decoder_variance_collapse": [
+            Prescription(("likelihood=normal_optimal",), "a scale that is the residual's own cannot run away"),
+            Prescription(("likelihood=normal",), "or a fixed one, whose nats have a price"),
+        ],
         "variance_collapse": [Prescription((higher,), "σ is free: raise its price")],
+        "prior_hole": [
+            Prescription(("prior=flow",), "a prior that is learned can take the shape of q(z)"),
+            Prescription((higher,), "or pay more for the distance to the prior"),
+        ],
+        "over_compressed": [cheaper],
+        "underfit": [
+            Prescription((longer,), "more steps: R, β and floors are not the matter"),
+            Prescription((gentler,), "or smaller ones"),
+        ],
+        "inert_penalty": [Prescription(("regularizer=beta",), "a plain weight acts on every nat")],
         "diverged": [
             Prescription((gentler,), "smaller steps"),
             Prescription(("trainer.gradient_clip_val=1",), "bound every single step"),
@@ -75,5 +102,5 @@ def prescribe(
         "healthy": [Prescription((again,), "the same from another start: a verdict worth having holds")],
     }
     if weight == 0:  # there is no price to lower
-        moves = {name: moves[name] for name in ("overfit", "variance_collapse", "diverged", "healthy")}
+        moves = {name: moves[name] for name in UNPRICED if name in moves}
     return moves.get(state, [Prescription((longer,), "more training, and another look")])

@@ -8,7 +8,7 @@ from .refusal import Refused
 
 # the plan of a resumed run is its own; only these may differ
 LONGEST = 2**20  # bytes of an overrides.txt
-FREE = ("max_epochs", "trainer", "logger", "fail_on", "preflight", "trust")
+FREE = ("max_epochs", "trainer", "logger", "fail_on", "preflight", "probe", "trust")
 
 
 def key(override: str) -> str:
@@ -18,7 +18,7 @@ def key(override: str) -> str:
 
 def recorded(overrides: Sequence[str]) -> list[str]:
     """What of a command line belongs to the run itself."""
-    return [line for line in overrides if key(line) not in ("resume", "trust", "preflight", "fail_on")]
+    return [line for line in overrides if key(line) not in ("resume", "trust", "preflight", "probe", "fail_on")]
 
 
 def overrides_of(directory: Path) -> list[str]:

@@ -62,8 +62,18 @@ class Run:
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Adds one JSON object as one line."""
-        with (self.directory / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(row), ensure_ascii=False) + "\n")
+        self._add(name, json.dumps(plain(row), ensure_ascii=False) + "\n")
+
+    def _add(self, name: str, text: str) -> None:
+        """Whole lines or nothing: what a full disk cut short is taken back."""
+        with (self.directory / name).open("ab", buffering=0) as file:
+            start, rest = file.tell(), memoryview(text.encode())
+            try:
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
+            except BaseException:
+                os.truncate(file.fileno(), start)
+                raise
 
     def append_csv(self, name: str, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
         """Adds rows to a table, with its header where the file is new."""
@@ -73,8 +83,7 @@ class Run:
         if not path.exists() or not path.stat().st_size:
             writer.writerow(header)
         writer.writerows(rows)
-        with (self.directory / name).open("a", encoding="utf-8") as file:
-            file.write(text.getvalue())
+        self._add(name, text.getvalue())
 
     @contextmanager
     def alone(self) -> Iterator[None]:

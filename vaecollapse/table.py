@@ -106,6 +106,19 @@ def verdict_table(verdict: Verdict) -> RenderableType:
     return Group(*lines)
 
 
+def diagnosis_table(verdict: Verdict, source: str) -> RenderableType:
+    """What a diagnosis prints: the verdict, of what it is, every other reading, and what is missing."""
+    others = columns(**READINGS)
+    rest = [name for name in verdict.readings if name not in (*verdict.deciding, *BESIDE)]
+    for name in rest:
+        if shown(verdict.readings[name]) and (not name.startswith("train/") or name == "train/gap"):
+            others.add_row(*row(name, verdict.readings[name]), style="dim")
+    lines: list[RenderableType] = [verdict_table(verdict)]
+    lines += [labelled("missing", said) for said in verdict.missing]
+    lines += [Padding(others, (1, 0, 1, 2))] if others.row_count else []
+    return Group(*lines, labelled("of", source))
+
+
 FIGURES = {
     "distortion": "distortion D, one draw",
     "rate": "rate R, one draw",

@@ -18,7 +18,7 @@ from vaecollapse.tasks import fitting, train
 
 LINE = ["model=linear", "dataset.examples=400", "max_epochs=3", "batch_size=64", "trainer.accelerator=cpu",
         "callback.checkpoints.every_seconds=1000.0", "callback.collapse_monitor.every_n_steps=4",
-        "trainer.log_every_n_steps=1"]  # fmt: skip
+        "trainer.log_every_n_steps=1", "likelihood.scale_mode=optimal"]  # fmt: skip
 
 
 def trained(folder: Path, *more: str) -> Path:
@@ -61,7 +61,9 @@ class Fails(Callback):
         setattr(self, hook, fail)
 
 
-@pytest.mark.parametrize(("hook", "saved"), [("on_train_batch_start", 10), ("on_before_optimizer_step", 1)])
+@pytest.mark.parametrize(
+    ("hook", "saved"), [("on_train_batch_start", 10), ("on_before_zero_grad", 1), ("on_before_optimizer_step", 1)]
+)
 def test_an_error_leaves_the_last_exact_place(whole, tmp_path, monkeypatch, hook: str, saved: int) -> None:
     """After ten steps, a checkpoint only after the first: between two steps the tenth is saved too; within a step
     nothing exact can be. Either way nothing is lost or said twice."""
@@ -75,14 +77,19 @@ def test_an_error_leaves_the_last_exact_place(whole, tmp_path, monkeypatch, hook
     same(resumed(tmp_path), whole)
 
 
-ENDINGS = [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+ENDINGS = [
+    (signal.SIGTERM, 143, "terminated", ["batch_size=64"]),
+    (signal.SIGINT, 130, "interrupted", ["batch_size=200", "dataset.examples=400"]),
+]
 
 
-@pytest.mark.parametrize(("number", "code", "word"), ENDINGS)
-def test_a_signal_to_one_process_stops_all_of_them_with_a_checkpoint(tmp_path, number, code: int, word: str) -> None:
-    """Two gloo processes, whose periodic checkpoints are far apart."""
+@pytest.mark.parametrize(("number", "code", "word", "more"), ENDINGS)
+def test_a_signal_to_one_process_stops_all_of_them_with_a_checkpoint(tmp_path, number, code, word, more) -> None:
+    """Two gloo processes, whose periodic checkpoints are far apart; with one step an epoch the end of an epoch is the
+    only place there is."""
     line = ["model=linear", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "max_epochs=4000",
-            "callback.checkpoints.every_steps=1000000", f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+            "callback.checkpoints.every_seconds=1000000", "trainer.check_val_every_n_epoch=1000000",
+            f"hydra.run.dir={tmp_path / 'run'}", *more]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [Path(sys.executable).with_name("vaecollapse-train"), *line]
     with (tmp_path / "said").open("w") as said:

@@ -55,18 +55,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """`last.ckpt` at least every `every_seconds` (on several processes: every `every_steps` optimizer steps) and at the
-    end of training, the one before it as `previous.ckpt`, and the weights of the best validation as `best.ckpt`.
+    """`last.ckpt` after the first step, at least every `every_seconds` (by the clock that is first, where there are
+    several processes) and at the end of training, the one before it as `previous.ckpt`, and the weights of the best
+    validation as `best.ckpt`.
 
     A checkpoint is only taken where training can go on from it exactly: after an optimizer step with no validation due,
     or at the end of an epoch. Ctrl-C and SIGTERM wait for such a place while a step is being taken or written; several
-    processes wait until all of them know, and stop together. A second signal does not wait. An error in one process
-    leaves the checkpoint of the step before, where that step was such a place.
+    processes wait until all of them know, and stop together. A second signal does not wait. What goes wrong between
+    two steps (an example that cannot be read, say) leaves a checkpoint of the first of them, what goes wrong within one
+    the last one before.
     """
 
-    def __init__(self, *, every_seconds: float = 30.0, every_steps: int = 500) -> None:
+    def __init__(self, *, every_seconds: float = 30.0) -> None:
         super().__init__()
-        self.every_seconds, self.every_steps = every_seconds, every_steps
+        self.every_seconds = every_seconds
         self.run: Run | None = None
         self.best = math.inf
         self.saved_at, self.saved_step, self.epoch = -math.inf, 0, 0
@@ -137,28 +139,25 @@ class Checkpoints(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self.stepping, self.epoch = True, trainer.current_epoch
-
-    def on_before_zero_grad(self, *_: Any) -> None:
-        self.exact = False  # the objective has been computed and logged
-
-    def on_before_backward(self, *_: Any) -> None:
-        self.exact = False
+        self.exact = False  # the step moves buffers and logs from its first line on
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self.exact = self.between_steps(trainer)
-        stop = self.agreed(trainer) if self.exact else 0
-        if self.exact and (stop or self.due(trainer)):
+        stop, due = self.agreed(trainer) if self.exact else (0, False)
+        if stop or due:
             self.save(trainer)
         self.stepping = False
         if stop or (self.asked and not self.several):
             raise ending(stop or self.asked)
 
-    def agreed(self, trainer: Trainer) -> int:
-        """The signal that any of the processes was sent, or 0."""
+    def agreed(self, trainer: Trainer) -> tuple[int, bool]:
+        """The signal that any of the processes was sent (0: none), and whether a checkpoint is due by any clock."""
+        mine = self.asked, time.monotonic() - self.saved_at >= self.every_seconds
         if not self.several:
-            return self.asked
-        asked = torch.tensor(float(self.asked), device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(asked, reduce_op="max"))
+            return mine
+        device = trainer.strategy.root_device
+        stop, due = trainer.strategy.reduce(torch.tensor(mine, dtype=torch.float32, device=device), reduce_op="max")
+        return int(stop), bool(due)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.exact = False
@@ -168,14 +167,17 @@ class Checkpoints(Checkpoint):
         loop = trainer.fit_loop
         done = trainer.should_stop or loop.epoch_loop.global_step == loop.max_steps
         done |= trainer.current_epoch + 1 == loop.max_epochs
-        if not done and self.due(trainer):
+        stop, due = self.agreed(trainer)
+        if not done and (stop or due):
             self.save(trainer)
+        if stop:
+            raise ending(stop)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Only after the last reading: a run killed in it is resumed from before."""
-        self.save(trainer)
         if not (self.folder / BEST).exists():  # no validation after the schedule's end
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+        self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         chosen = float(trainer.callback_metrics.get("val/selection", torch.tensor(math.inf)))
@@ -190,11 +192,6 @@ class Checkpoints(Checkpoint):
             return False
         every = trainer.val_check_batch
         return not isinstance(every, int) or (loop.batch_idx + 1) % every != 0
-
-    def due(self, trainer: Trainer) -> bool:
-        if trainer.world_size > 1:  # clocks differ, and all processes must save
-            return trainer.global_step - self.saved_step >= self.every_steps
-        return time.monotonic() - self.saved_at >= self.every_seconds
 
     def save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder / LAST)

@@ -10,16 +10,21 @@ from torch import nn
 from torch.distributions import Distribution
 
 from ..detectors.active_units import ActiveUnits
+from ..detectors.aggregate_posterior import AggregatePosterior
 from ..detectors.base import Detector, Finding, undefined
 from ..detectors.decoder_reliance import DecoderReliance
+from ..detectors.decoder_variance import DecoderVariance
+from ..detectors.epsilon_delta import EpsilonDelta
 from ..detectors.floor_saturation import FloorSaturation
 from ..detectors.flow_faithfulness import FlowFaithfulness
 from ..detectors.information_rank import InformationRank
 from ..detectors.mutual_information import MutualInformation
 from ..detectors.posterior_variance import PosteriorVariance
 from ..detectors.price_of_a_nat import PriceOfANat
+from ..detectors.prior_samples import PriorSamples
 from ..detectors.rate import Rate
-from ..diagnosis import MISSING, Facts, Verdict, diagnose, status, value
+from ..detectors.temperature import Temperature
+from ..diagnosis import MISSING, Facts, Fork, Verdict, diagnose, status, value
 from ..evaluation import read
 from ..preflight import Survey
 from ..prescriptions import STATES, Prescription
@@ -48,6 +53,15 @@ SHOWN = {
     "sigma_median": "latent/sigma_median",
     "floor_saturation": "latent/floor_saturation",
     "information_rank_nats": "latent/information_rank_nats",
+    "prior_hole": "latent/prior_hole",
+    "marginal_kl_lower": "latent/marginal_kl_lower",
+    "marginal_kl_upper": "latent/marginal_kl_upper",
+    "hole_auc": "latent/hole_auc",
+    "prior_samples": "latent/prior_samples",
+    "collapsed_units": "latent/collapsed_units",
+    "decoder_scale": "latent/decoder_scale",
+    "diversity_prior": "latent/diversity_prior",
+    "diversity_posterior": "latent/diversity_posterior",
 }
 
 
@@ -63,6 +77,11 @@ def all_detectors() -> dict[str, Detector]:
         "information_rank": InformationRank(),
         "price_of_a_nat": PriceOfANat(),
         "mutual_information": MutualInformation(),
+        "aggregate_posterior": AggregatePosterior(),
+        "epsilon_delta": EpsilonDelta(),
+        "decoder_variance": DecoderVariance(),
+        "temperature": Temperature(),
+        "prior_samples": PriorSamples(),
     }
 
 
@@ -118,6 +137,7 @@ class CollapseMonitor(Callback):
         self.knobs: Mapping[str, float] = {}
         self.command: Callable[[Prescription], Prescription] | None = None
         self.verdict: Verdict | None = None
+        self.evidence: tuple[dict[str, Finding], dict[str, Finding] | None, Facts] | None = None
         self.latest: dict[str, Finding] = {}
         self.trend: list[tuple[float, float, float, float, float]] = []
         self.alarms: set[str] = set()
@@ -217,13 +237,32 @@ class CollapseMonitor(Callback):
             held_out["forecast_directions"] = Finding("forecast_directions", float(self.survey.directions))
         training = found.get("training") if "held_out" in found else None
         self.note_trend(trainer, held_out)
-        verdict = diagnose(held_out, training, self.facts(trainer, module, held_out, finished))
-        if (full or write) and self.command:
-            written = [self.command(prescription) for prescription in verdict.prescriptions]
-            verdict = verdict._replace(prescriptions=[p for p in written if p.command])
+        self.evidence = held_out, training, self.facts(trainer, module, held_out, finished)
+        verdict = diagnose(*self.evidence)
+        if full or write:
+            verdict = self.with_commands(verdict)
         self.record(trainer, verdict, held_out, series, full=full or write)
         self.verdict, self.latest, self.reading = verdict, held_out, False
         return verdict
+
+    def with_commands(self, verdict: Verdict) -> Verdict:
+        """Prescriptions as whole command lines; one that would be refused is left out."""
+        if not self.command:
+            return verdict
+        written = [self.command(prescription) for prescription in verdict.prescriptions]
+        return verdict._replace(prescriptions=[p for p in written if p.command])
+
+    def conclude(self, forks: Mapping[str, Fork], over_reference: Finding | None) -> Verdict | None:
+        """The verdict once more, with what a probe's forks moved."""
+        if self.evidence is None:
+            return self.verdict
+        held_out, training, facts = self.evidence
+        verdict = diagnose(held_out, training, facts._replace(forks=forks, over_reference=over_reference))
+        self.verdict = self.with_commands(verdict)
+        if self.run:
+            content = {name: fork_record(fork) for name, fork in forks.items()}
+            self.run.write("verdict.json", {**self.verdict.as_dict(), "probe": content})
+        return self.verdict
 
     def note_trend(self, trainer: Trainer, held_out: Mapping[str, Finding]) -> None:
         gap, rate = (value(held_out, name, 0.0) for name in ("gap", "rate"))
@@ -235,10 +274,13 @@ class CollapseMonitor(Callback):
     ) -> Facts:
         own = module if isinstance(module, Training) else None
         share = share_done(trainer)
+        plan = self.survey if self.survey and self.survey.decides else None
         return Facts(
             units=int(value(held_out, "units", 0.0)),
             weight=own.final_weight if own else None,
-            forecast=self.survey.directions if self.survey and self.survey.decides else None,
+            forecast=plan.directions if plan else None,
+            beta_effective=plan.beta_effective if plan else None,
+            forecast_at_one=plan.at_one if plan else None,
             unsettled=unsettled(self.trend),
             share=share,
             epochs=trainer.current_epoch,
@@ -308,6 +350,15 @@ class CollapseMonitor(Callback):
             self.run.append_csv("units.csv", ["epoch", "step", "unit", "reading", "value"], rows)
         if full:
             self.run.write("verdict.json", verdict.as_dict())
+
+
+def fork_record(fork: Fork) -> dict[str, Any]:
+    """A fork as verdict.json has it."""
+    moved = {
+        name: [part[name].value if name in part else None for part in (fork.before, fork.after)]
+        for name in ("gap", "rate", "information_rank", "distortion")
+    }
+    return {"steps": fork.steps, "better": [fork.better.value, fork.better.se], "before_after": moved}
 
 
 def held_out_loader(trainer: Trainer) -> Any:

@@ -57,9 +57,7 @@ def measured(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> tupl
     return outcome.verdict, outcome.what
 
 
-def record(
-    run: Run, cfg: DictConfig, overrides: Sequence[str], verdict: Verdict, source: str, which: str
-) -> None:
+def record(run: Run, cfg: DictConfig, overrides: Sequence[str], verdict: Verdict, source: str, which: str) -> None:
     """verdict.json, config.yaml, overrides.txt, and where it comes from."""
     provenance: dict[str, Any] = {"vaecollapse": __version__, "git": git_revision(), "input": which, "source": source}
     if which in ("arrays", "log"):

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
 
 from .. import config, loading
+from ..batch import collate
 from ..callbacks.monitor import CollapseMonitor
 from ..datasets.base import VAEData
 from ..diagnosis import Verdict
@@ -20,6 +23,7 @@ from ..elbo import Progress
 from ..evaluation import quiet
 from ..preflight import Survey, rehearse, survey
 from ..prescriptions import Prescription
+from ..probing import Plan, probe
 from ..refusal import Refused
 from ..run import Run, first_process
 from ..training import Training
@@ -84,6 +88,8 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
             started.append(logger)
         with run.alone():
             fit(trainer, module, data, rewound(run, cfg, overrides, data) if cfg.resume else None)
+            if cfg.probe and monitor:
+                probed(monitor, module, data, trainer)
     finally:
         finish(started)
     verdict = monitor.verdict if monitor else None
@@ -99,6 +105,28 @@ def fit(trainer: pl.Trainer, module: Training, data: VAEData, going_on: Path | N
             raise
         lines = str(error).splitlines() or ["no message"]
         raise Refused(f"training cannot start with this configuration: {type(error).__name__}: {lines[0]}") from error
+
+
+PROBE_STEPS, PROBED = (200, 1000), ("decoder_reliance", "rate", "information_rank")
+
+
+def probed(monitor: CollapseMonitor, module: Training, data: VAEData, trainer: pl.Trainer) -> None:
+    """Forks a tenth of the training's steps from where it ended, and lets the verdict know what they moved."""
+    if trainer.world_size > 1:
+        log.warning("warning: probe=true forks in one process: type it with trainer.devices=1")
+        return
+    if monitor.verdict is None or monitor.verdict.verdict == "diverged" or "held_out" not in monitor.probes:
+        return
+    blocks = [block.like(module) for block in monitor.probes["held_out"].blocks]
+    least, most = PROBE_STEPS
+    steps = min(most, max(least, trainer.global_step // 10))
+    loader = DataLoader(data.splits.train, batch_size=data.batch_size, shuffle=True, collate_fn=collate,
+                        generator=torch.Generator().manual_seed(module.seed))  # fmt: skip
+    plan = Plan(module.optimizer, loader, module.progress, steps, module.seed)
+    fitted = spread_examples(data.splits.train, affordable(data, 2048)).like(module)
+    detectors = {name: each for name, each in monitor.detectors.items() if name in PROBED}
+    found = probe(module.vae, module.regularizer, plan, blocks, fitted, detectors)
+    monitor.conclude(*found)
 
 
 def rehearsed(module: Training, data: VAEData, trainer: pl.Trainer) -> Survey:

@@ -223,13 +223,16 @@ def facts_of(
     """What the run's directory tells besides readings; how they moved over training is not known."""
     place = place_of(module, weights, data, cfg)
     survey = loading.read_json(source, "preflight.json")
-    directions = survey.get("directions") if survey.get("decides") is True else None
+    known = survey if survey.get("decides") is True else {}
+    directions, at_one, price = (known.get(name) for name in ("directions", "at_one", "beta_effective"))
     end = float(module.regularizer.weight(Progress(place.total, place.total)))
     settled = float(module.regularizer.weight(place)) >= 0.999 * end
     return Facts(
         units=int(value_of(found, "units", 0.0)),
         weight=end,
         forecast=directions if type(directions) is int else None,
+        forecast_at_one=at_one if type(at_one) is int else None,
+        beta_effective=price if type(price) is float else None,
         share=place.share,
         epochs=weights.epoch + 1,
         finished=settled,

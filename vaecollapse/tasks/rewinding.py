@@ -16,9 +16,11 @@ from ..run import Run, first_process
 from .recording import other_data
 
 log = logging.getLogger(__name__)
-# what of a trainer changes the steps that are taken
-TRAINER_KEPT = ("devices", "num_nodes", "precision", "accumulate_grad_batches", "limit_train_batches",
-                "gradient_clip_val", "max_steps")  # fmt: skip
+# what of a trainer changes no step that is taken
+TRAINER_FREE = ("_target_", "accelerator", "strategy", "max_epochs", "max_time", "logger", "callbacks", "profiler",
+                "check_val_every_n_epoch", "val_check_interval", "limit_val_batches", "num_sanity_val_steps",
+                "log_every_n_steps", "enable_progress_bar", "enable_model_summary", "enable_checkpointing",
+                "deterministic", "benchmark", "detect_anomaly", "inference_mode")  # fmt: skip
 
 
 def refuse_planted(cfg: DictConfig, directory: Path) -> None:
@@ -37,7 +39,7 @@ def has_begun(directory: Path) -> bool:
 
 def of_the_run_itself(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
     """Configuration and command line without what only resumes the run."""
-    own = OmegaConf.merge(cfg, {"resume": None, "trust": [], "preflight": "run"})
+    own = OmegaConf.merge(cfg, {"resume": None, "trust": [], "preflight": "run", "probe": False})
     return cast(DictConfig, own), resuming.recorded(overrides)
 
 
@@ -67,8 +69,9 @@ def rewound(run: Run, cfg: DictConfig, overrides: Sequence[str], data: VAEData) 
 def refuse_another_plan(had: DictConfig, now: DictConfig, directory: Path) -> None:
     """Refused where anything but resuming.FREE is composed differently from what the run wrote down."""
     kept, composed = (cast(dict, OmegaConf.to_container(node, resolve=True)) for node in (had, now))
-    for name in TRAINER_KEPT:
-        told, asked = (part.get("trainer", {}).get(name) for part in (kept, composed))
+    trainers = kept.get("trainer", {}), composed.get("trainer", {})
+    for name in sorted({*trainers[0], *trainers[1]} - set(TRAINER_FREE)):
+        told, asked = (part.get(name) for part in trainers)
         if told != asked:
             raise Refused(
                 f"resume={directory} was run with trainer.{name}={told}, and {asked} would make it another run: leave "

@@ -1,0 +1,80 @@
+"""What can be diagnosed, and how it becomes readings: one file per kind of input. Nothing heavy is imported here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import given
+
+if TYPE_CHECKING:
+    from ..diagnosis import Verdict
+    from .base import Evidence
+
+
+def diagnose(
+    *,
+    run: Path | str | None = None,
+    module: Any = None,
+    data: Any = None,
+    arrays: Path | str | Mapping[str, Any] | None = None,
+    log: Path | str | None = None,
+    columns: Mapping[str, str] | None = None,
+    values: Mapping[str, Any] | None = None,
+    examples: int = 512,
+    seed: int = 0,
+) -> "Verdict":
+    """The verdict on one input, as `vaecollapse-diagnose` gives it.
+
+    `run`: a run directory, whose recorded verdict is read. `module` with `data`: a model that is not ours, an object
+    with encode, decode and log_likelihood (or a factory of one, or "package.module:factory"), and its examples.
+    `arrays`: an .npz or a map of arrays. `log`: a .csv or .jsonl, `columns` its names for ours. `values`: numbers by
+    name, which may also add to a log what it does not hold. `examples` and `seed` are those of a model's readings.
+
+    >>> diagnose(values={"rate": 0.001, "units": 16}).verdict
+    'posterior_collapse'
+    """
+    inputs = {"run": run, "module": module, "data": data, "arrays": arrays, "log": log, "columns": columns,
+              "values": values}  # fmt: skip
+    which = given.check(inputs)
+    if which == "run":
+        from .recorded import recorded
+
+        found = recorded(run or "")
+        return found.verdict._replace(findings=[*found.verdict.findings, *found.notes])
+    return judged(gather(which, inputs, examples=examples, seed=seed))
+
+
+def gather(which: str, inputs: Mapping[str, Any], *, examples: int = 512, seed: int = 0) -> "Evidence":
+    """The readings of an input other than a run."""
+    if which == "module":
+        from .models import from_model
+
+        return from_model(inputs["module"], inputs["data"], examples=examples, seed=seed)
+    if which == "arrays":
+        from . import arrays
+
+        source = inputs["arrays"]
+        if isinstance(source, Mapping):
+            return arrays.from_arrays(source)
+        file = given.checked_file("arrays", source)
+        return arrays.from_arrays(arrays.load(file), f"the arrays {file}")
+    if which == "log":
+        from .logs import read_log
+
+        more = given.checked_values(inputs["values"], whole=False) if inputs.get("values") else ({}, {})
+        file = given.checked_file("log", inputs["log"])
+        log = read_log(file, inputs.get("columns"), more[0])
+        from .numbers import from_log
+
+        return from_log(log._replace(splits=log.splits | more[1]), file)
+    from .numbers import from_values
+
+    return from_values(*given.checked_values(inputs["values"]))
+
+
+def judged(evidence: "Evidence") -> "Verdict":
+    """The verdict on readings, with the sentences on how they were read."""
+    from ..diagnosis import diagnose as decide
+
+    verdict = decide(evidence.held_out, evidence.training, evidence.facts)
+    return verdict._replace(findings=[*verdict.findings, *evidence.notes])
