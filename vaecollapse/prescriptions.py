@@ -86,8 +86,7 @@ def prescribe(
         ],
         "variance_collapse": [Prescription((higher,), "σ is free: raise its price")],
         "prior_hole": [
-            Prescription(("prior=flow",), "a prior that is learned can take the shape of q(z)"),
-            Prescription((higher,), "or pay more for the distance to the prior"),
+            Prescription(("prior=nsf",), "a prior that is learned can take the shape of q(z)"),
         ],
         "over_compressed": [cheaper],
         "underfit": [

@@ -10,13 +10,15 @@ from torch import nn
 from torch.distributions import Normal
 from torch.utils.data import DataLoader, TensorDataset
 
-from vaecollapse import CollapseMonitor
-from vaecollapse.callbacks.monitor import unsettled
+from vaecollapse import CollapseMonitor, config
+from vaecollapse.callbacks.monitor import fading, unsettled
 from vaecollapse.callbacks.probes import own_probe
 from vaecollapse.datasets.gaussian import GaussianData
 from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import Constant
+from vaecollapse.run import Run
+from vaecollapse.tasks import train
 from vaecollapse.training import Training
 
 
@@ -188,3 +190,32 @@ def test_what_the_monitor_holds_does_not_grow_with_the_data(examples: int) -> No
 )
 def test_what_still_moves_at_the_end_is_measured_in_what_matters(trend: list, moved: float | None) -> None:
     assert unsettled(trend) == (None if moved is None else pytest.approx(moved, abs=0.005))
+
+
+ROWS = [(0.1 * k, gap, 5.0, 0.2, 0.1) for k, gap in enumerate((4.0, 8.0, 7.0, 5.0, 3.5))]
+
+
+@pytest.mark.parametrize(
+    ("rows", "settled_at", "sounds"),
+    [
+        (ROWS, 0.2, True),
+        (ROWS, 0.25, False),  # while the price rose it paid, and two readings are no trend
+        (ROWS, None, False),
+        ([*ROWS[:4], (0.4, 5.5, 5.0, 0.2, 0.1)], 0.2, False),  # it came back
+        ([(*row[:3], 2.0, 0.1) for row in ROWS], 0.2, False),  # the fall is noise
+        ([(share, gap / 100, 5.0, 0.0, 0.1) for share, gap, *_ in ROWS], 0.2, False),  # it was never worth anything
+    ],
+)
+def test_a_value_of_z_that_falls_at_a_settled_price_is_fading(rows, settled_at, sounds: bool) -> None:
+    assert fading(rows, settled_at) == sounds
+
+
+def test_on_alarm_stop_ends_training_where_collapse_is_forecast(tmp_path) -> None:
+    line = ["model=linear", "beta=8", "dataset.examples=400", "max_epochs=50", "trainer.accelerator=cpu",
+            "callback.collapse_monitor.on_alarm=stop", f"logger.csv.directory={tmp_path}"]  # fmt: skip
+    train(config.compose(line), tmp_path, line)
+    events = Run(tmp_path).lines("events.jsonl")
+    assert {"alarm": "forecast_collapse", "step": 0}.items() <= events[0].items()
+    assert max(row["step"] for row in Run(tmp_path).lines("metrics.jsonl")) < 40
+    with pytest.raises(Refused, match="none of warn, stop"):
+        CollapseMonitor(on_alarm="shout")

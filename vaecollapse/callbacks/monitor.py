@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,6 +39,9 @@ from .probes import Probe, foreign_probe, own_probe
 
 log = logging.getLogger(__name__)
 Split = Literal["held_out", "training"]
+ALARMED = ("warn", "stop")
+GRAVE = ("forecast_collapse", "fading", "variance_collapse")  # the others may be what was asked for
+FADED, LOOKS = 0.75, 3  # of the value of z that is left after so many readings in a row, each lower than the last
 SHOWN = {
     "rate": "latent/rate",
     "kl_per_unit_residual": "latent/kl_per_unit_residual",
@@ -104,6 +108,8 @@ class CollapseMonitor(Callback):
     In somebody else's project: `CollapseMonitor(latents=f(module, batch) → Distribution, decode=f(module, z),
     distance=f(x, decoded))`; with `latents` alone it can convict or be inconclusive, never acquit. `directory` is where
     verdict.json, units.csv and events.jsonl go (nowhere, if None).
+
+    Alarms are lines in the log, in events.jsonl and in the loggers; with `on_alarm` stop, one of `GRAVE` ends training.
     """
 
     def __init__(
@@ -120,9 +126,13 @@ class CollapseMonitor(Callback):
         every_n_steps: int = 200,
         full_every_n_steps: int = 10_000,
         seed: int = 0,
+        on_alarm: str = "warn",
         directory: str | None = None,
     ) -> None:
         super().__init__()
+        if on_alarm not in ALARMED:
+            raise Refused(f"on_alarm={on_alarm} is none of {', '.join(ALARMED)}: leave it out to be warned")
+        self.on_alarm = on_alarm
         counts = {"examples": examples, "final_examples": final_examples, "block": block,
                   "every_n_steps": every_n_steps, "full_every_n_steps": full_every_n_steps}  # fmt: skip
         if small := [f"{name}={count}" for name, count in counts.items() if count < 1]:
@@ -140,6 +150,7 @@ class CollapseMonitor(Callback):
         self.evidence: tuple[dict[str, Finding], dict[str, Finding] | None, Facts] | None = None
         self.latest: dict[str, Finding] = {}
         self.trend: list[tuple[float, float, float, float, float]] = []
+        self.settled_at: float | None = None  # the share of training at which the KL weight reached its end
         self.alarms: set[str] = set()
         self.probes: dict[Split, Probe] = {}
         self.last_look = self.last_full = 0
@@ -152,13 +163,14 @@ class CollapseMonitor(Callback):
         return {
             "trend": [list(row) for row in self.trend],
             "alarms": sorted(self.alarms),
+            "settled_at": self.settled_at,
             "looks": [self.last_look, self.last_full],
             "verdict": self.verdict.as_dict() if self.verdict else None,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.trend = [tuple(row) for row in state_dict["trend"]]
-        self.alarms = set(state_dict["alarms"])
+        self.alarms, self.settled_at = set(state_dict["alarms"]), state_dict["settled_at"]
         self.last_look, self.last_full = state_dict["looks"]
         self.verdict = Verdict.from_dict(state_dict["verdict"]) if state_dict["verdict"] else None
 
@@ -237,6 +249,8 @@ class CollapseMonitor(Callback):
             held_out["forecast_directions"] = Finding("forecast_directions", float(self.survey.directions))
         training = found.get("training") if "held_out" in found else None
         self.note_trend(trainer, held_out)
+        if self.settled_at is None and (not isinstance(module, Training) or module.settled):
+            self.settled_at = share_done(trainer)
         self.evidence = held_out, training, self.facts(trainer, module, held_out, finished)
         verdict = diagnose(*self.evidence)
         if full or write:
@@ -303,6 +317,9 @@ class CollapseMonitor(Callback):
                 offer_text(logger, "collapse/alarms", alarm, trainer.global_step)
             if self.run and trainer.is_global_zero:
                 self.run.append("events.jsonl", {**where, "event": "alarm", "alarm": alarm})
+        if self.on_alarm == "stop" and not alarms.isdisjoint(GRAVE):
+            log.warning("step %d: training stops, as on_alarm=stop says", trainer.global_step)
+            trainer.should_stop = True
 
     def tell(self, look: Look) -> None:
         for listen in self.listeners:
@@ -321,6 +338,8 @@ class CollapseMonitor(Callback):
         gap = verdict.readings.get("train/gap")
         numbers["train/latent/gap"] = gap.value if gap else None
         alarms = alarms_of(held_out) if verdict.verdict != "too_early" else set()
+        if fading(self.trend, self.settled_at) and not full:
+            alarms.add("fading")
         logged = {name: float(value) for name, value in numbers.items() if value is not None}
         logged |= {"collapse/verdict": float(STATES.index(verdict.verdict)), "collapse/alarm": float(bool(alarms))}
         for logger in trainer.loggers:
@@ -402,6 +421,17 @@ def alarms_of(found: Mapping[str, Finding]) -> set[str]:
     if status(found, "floor_saturation") == "material":
         alarms.add("rate_pinned")
     return alarms
+
+
+def fading(trend: Sequence[tuple[float, float, float, float, float]], settled_at: float | None) -> bool:
+    """Does z lose its value at a KL weight that no longer moves? While a price rises, a sound latent pays with some."""
+    rows = [row for row in trend if settled_at is not None and row[0] >= settled_at][-LOOKS:]
+    gaps = [row[1] for row in rows]
+    if len(rows) < LOOKS or any(later >= earlier for earlier, later in pairwise(gaps)):
+        return False
+    first, last = rows[0], rows[-1]
+    fall, noise = first[1] - last[1], 2 * (first[3] ** 2 + last[3] ** 2) ** 0.5
+    return first[1] > first[4] and last[1] < FADED * first[1] and fall > max(noise, last[4])
 
 
 def unsettled(trend: Sequence[tuple[float, float, float, float, float]]) -> float | None:

@@ -51,13 +51,13 @@ def gather(which: str, inputs: Mapping[str, Any], *, examples: int = 512, seed: 
 
         return from_model(inputs["module"], inputs["data"], examples=examples, seed=seed)
     if which == "arrays":
-        from . import arrays
+        from . import archive, arrays
 
         source = inputs["arrays"]
         if isinstance(source, Mapping):
             return arrays.from_arrays(source)
         file = given.checked_file("arrays", source)
-        return arrays.from_arrays(arrays.load(file), f"the arrays {file}")
+        return arrays.from_arrays(archive.load(file), f"the arrays {file}")
     if which == "log":
         from .logs import read_log
 
