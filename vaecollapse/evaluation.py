@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from .batch import Batch
 from .detectors.base import Detector, Finding
-from .elbo import ELBO, Objective, gaussian, importance_weighted_nll, moments
+from .elbo import ELBO, Objective, gaussian, importance_weighted_nll, unit_moments
 from .sampling import decode
 from .vae import VAE
 
@@ -211,5 +211,5 @@ def posterior_mean(vae: VAE, batch: Batch) -> Tensor:
     own = gaussian(posterior)
     if own is not None:
         return own[0]
-    mean, _, _ = moments(posterior, batch.positions())
+    mean = unit_moments(posterior, batch.positions()).mean
     return mean.reshape(-1, *posterior.event_shape).to(batch.x.dtype)

@@ -28,6 +28,15 @@ NAMES = {
     "forecast_directions": "directions forecast before training",
     "kl_per_unit_residual": "rate the flow's per-unit KL leaves out",
     "beyond_spline": "share of z beyond the spline",
+    "prior_hole": "distance of q(z) to the prior (nats, at least)",
+    "hole_auc": "q(z) told apart from the prior (area)",
+    "prior_samples": "prior samples worse by (share of D̄)",
+    "decoder_scale": "scale of the likelihood",
+    "diversity_prior": "diversity of prior samples",
+    "kl_over_floor": "KL over its floor",
+    "fb_percent": "share of the KL that is free (%)",
+    "weight_declared": "weight of the KL",
+    "train/distortion": "distortion D on training examples",
 }
 BESIDE = (
     "rate",

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
 from .. import config, loading
+from ..audit import audit
 from ..batch import collate
 from ..callbacks.monitor import CollapseMonitor
 from ..datasets.base import VAEData
@@ -43,7 +44,7 @@ from .recording import record_start
 from .rewinding import has_begun, of_the_run_itself, refuse_planted, rewound
 
 log = logging.getLogger(__name__)
-CALIBRATION_EXAMPLES = 256
+CALIBRATION_EXAMPLES, AUDITED = 256, 16
 
 
 class Outcome(NamedTuple):
@@ -93,6 +94,9 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     finally:
         finish(started)
     verdict = monitor.verdict if monitor else None
+    paid = verdict.readings.get("price_of_a_nat") if verdict else None
+    if plan.audit and paid and paid.value is not None and paid.se is not None:
+        log.info("audit: %s", plan.audit.against(paid.value, paid.se) or "a trained nat costs what the loss charges")
     return Outcome(verdict.verdict if verdict else "inconclusive", verdict, directory)
 
 
@@ -143,7 +147,7 @@ def rehearsed(module: Training, data: VAEData, trainer: pl.Trainer) -> Survey:
 
 def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int) -> Survey:
     """The pre-flight: what the data offers at this plan's price, and the plan against its warm-up."""
-    count = affordable(data, 512) if "sample_rate" in data.facts else 4096
+    count = affordable(data, 512 if "sample_rate" in data.facts else 4096)
     training, held_out = (spread_examples(split, count) for split in (data.splits.train, data.splits.validation))
     part, batches = trainer.limit_train_batches, data.batches(trainer.world_size)
     batches = int(batches * part) if isinstance(part, float) else min(batches, part or batches)
@@ -154,7 +158,10 @@ def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int)
     weights = (float(module.regularizer.weight(Progress(step, steps))) for step in range(steps + 1))
     reached = next((step for step, weight in enumerate(weights) if weight >= 0.999 * end), steps)
     with quiet(module.vae, module.seed):
-        return survey(module.vae, training, held_out, beta=end, units=units, steps=steps, warmup_ends=reached)
+        plan = survey(module.vae, training, held_out, beta=end, units=units, steps=steps, warmup_ends=reached)
+        residual, few = plan.forecast and plan.forecast.residual, training.part(slice(0, AUDITED)).like(module)
+        priced = audit(module.vae, module.regularizer, few, residual=residual, beta_effective=plan.beta_effective)
+        return plan._replace(audit=priced)
 
 
 def describe(module: Training, plan: Survey) -> None:
