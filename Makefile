@@ -1,10 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check format bench clean
+.PHONY: help setup train test check format bench bench-zoo clean
 PYTHON ?= python3
 BIN := .venv/bin
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: .venv/.stamp ## .venv with the tested versions of constraints.txt, the package editable
 
@@ -31,6 +31,9 @@ format: setup ## rewrites the style
 
 bench: setup ## the figures of benchmarks/README.md: make bench RECORDINGS=path/to/recordings
 	$(BIN)/python benchmarks/reference.py $(RECORDINGS)
+
+bench-zoo: setup ## the confusion matrices of docs/zoo.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py
 
 clean: ## removes caches and build products; keeps .venv and outputs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

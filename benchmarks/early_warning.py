@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/early_warning.py --healthy 60 --collapses 40
 
 Linear VAEs on Gaussian data, with a warm-up or without. Healthy: β from 0.1 to 0.5 of the critical value of the
-collapsed point. Collapses: β from 1.2 to 4 times that value, and a decoder that stops listening at a settled price, the
-norm of its weights falling from half-way on. A collapse is told in time if a grave alarm sounds before the number of informative
-directions has halved from its peak. Intervals: Clopper-Pearson, 95 %.
+collapsed point. Collapses: β from 1.2 to 4 times that value, and a decoder that stops listening at a settled price,
+the norm of its weights falling from half-way on. A collapse is told in time if a grave alarm sounds before the number
+of informative directions has halved from its peak. Intervals: Clopper-Pearson, 95 %.
 """
 
 import argparse

@@ -5,9 +5,15 @@ import math
 import pytest
 import torch
 from hydra.utils import instantiate
-from planted import EIGENVALUES
+from planted import EIGENVALUES, probe
+from settled import exact_data, settle
 
 from vaecollapse import config
+from vaecollapse.detectors.active_units import ActiveUnits
+from vaecollapse.detectors.rate import Rate
+from vaecollapse.distributions.likelihoods import NormalLikelihood
+from vaecollapse.evaluation import read
+from vaecollapse.models.linear import LinearVAE
 from vaecollapse.run import Run
 from vaecollapse.tasks import train
 
@@ -56,6 +62,28 @@ def test_the_trained_linear_vae_meets_its_closed_form(s2, beta, active, rate, tm
     assert expected_distortion(cfg, tmp_path, s2) == pytest.approx(distortion, rel=5e-3)
     assert abs(readings["train/distortion"].value - distortion) < 4 * readings["train/distortion"].se
     assert abs(readings["train/price_of_a_nat"].value - beta) < 4 * readings["train/price_of_a_nat"].se
+
+
+@pytest.mark.parametrize(("beta", "variance", "active"), [(1.0, 0.2, 5), (1.3, 0.35714, 4), (1.5, 0.5, 4)])
+def test_a_learned_scale_meets_its_closed_form(beta: float, variance: float, active: int) -> None:
+    """s² = Σ_inactive λ/(d − aβ), self-consistent, and the living units at e = βs²: the exact minimum of D + βR."""
+    torch.manual_seed(0)
+    likelihood = NormalLikelihood(scale_mode="learned")
+    vae, x = LinearVAE(event_shape=(8,), latent_dim=5, likelihood=likelihood).double(), exact_data(256)
+
+    def loss(x: torch.Tensor, y: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+        rate = 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).sum(1).mean()
+        return beta * rate - likelihood(y).log_prob(x).mean()
+
+    settle(vae, loss, x)
+    kept = [value for value in EIGENVALUES[:5] if value > beta * variance]
+    assert len(kept) == active
+    assert variance == pytest.approx((sum(EIGENVALUES) - sum(kept)) / (8 - active * beta), rel=1e-4)
+    assert float(likelihood.scale.detach()) ** 2 == pytest.approx(variance, rel=0.01)
+    readings, units = read(vae, probe(x), {"active_units": ActiveUnits(), "rate": Rate()})
+    assert readings["active_units"].value == active == int((units["kl"] > 0.01).sum())
+    rate = sum(0.5 * math.log(value / (beta * variance)) for value in kept)
+    assert readings["rate"].value == pytest.approx(rate, rel=0.01)
 
 
 def test_beyond_the_largest_eigenvalue_training_ends_collapsed_and_says_what_to_type(tmp_path) -> None:

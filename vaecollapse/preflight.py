@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .audit import Audit
 from .batch import Batch
 from .distributions.likelihoods import (
     BernoulliLikelihood,
@@ -278,6 +279,7 @@ class Survey(NamedTuple):
     floor: FloorTable | None = None
     beta_effective: float | None = None
     at_one: int | None = None
+    audit: Audit | None = None
 
     @property
     def directions(self) -> int | None:
@@ -286,7 +288,7 @@ class Survey(NamedTuple):
 
     def as_dict(self) -> dict:
         """The content of preflight.json."""
-        named = {"forecast": self.forecast, "floor": self.floor}
+        named = {"forecast": self.forecast, "floor": self.floor, "audit": self.audit}
         parts = {name: part and part._asdict() for name, part in named.items()}
         return self._asdict() | parts | {"directions": self.directions}
 
@@ -305,6 +307,7 @@ class Survey(NamedTuple):
             said.append(
                 f"price: beta {self.beta:.3g}, about {self.beta_effective:.2g} times the ELBO's own (beta_eff{roughly})"
             )
+        said += self.audit.lines() if self.audit else []
         if self.forecast is not None:
             _, offered, e, largest, _ = self.forecast
             said.append(

@@ -1,0 +1,66 @@
+"""conf/experiment: practitioners' cases as far as they can be reproduced; benchmarks/cases.py runs them."""
+
+import re
+
+import pytest
+from hydra.utils import instantiate
+
+from vaecollapse import config, help
+from vaecollapse.prescriptions import STATES
+from vaecollapse.refusal import Refused
+
+CONF = config.folder()
+CASES = config.options([CONF])["experiment"]
+EXPECTED = {"case_a": "posterior_collapse", "case_d": "posterior_collapse", "case_f": "prior_hole"}
+
+
+def text(case: str) -> str:
+    return (CONF / "experiment" / f"{case}.yaml").read_text("utf-8")
+
+
+def test_every_case_says_its_symptom_its_verdict_and_why() -> None:
+    assert set(EXPECTED) == set(CASES)
+    for case in CASES:
+        said = dict(re.findall(r"^# (Symptom|Expected|Why)\b[^:]*: (\w+)", text(case), re.M))
+        assert set(said) == {"Symptom", "Expected", "Why"}, case
+        assert said["Expected"] == EXPECTED[case] and said["Expected"] in STATES
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_case_composes_and_its_parts_can_be_built(case: str) -> None:
+    cfg = config.compose([f"experiment={case}"])
+    assert "expected" not in cfg and "experiment" not in cfg
+    for group in ("dataset", "regularizer", "likelihood"):
+        instantiate(cfg[group])
+    held_out = cfg.dataset.clips * cfg.dataset.val_fraction
+    assert held_out >= 500, "below 500 held-out examples nothing is called absent"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_command_line_wins_over_a_case(case: str) -> None:
+    cfg = config.compose([f"experiment={case}", "beta=0.3", "model=audio", "dataset.clips=600", "seed=3"])
+    assert (cfg.beta, cfg.dataset.clips, cfg.seed) == (0.3, 600, 3)
+    assert cfg.model._target_.endswith("AudioVAE") and cfg.regularizer.weight.value == 0.3
+    assert config.compose([f"experiment={case}", "regularizer=free_bits"]).regularizer._target_.endswith("FreeBits")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_line_of_a_case_is_without_effect(case: str) -> None:
+    """Its values are given another one each, as if they had been typed."""
+    knobs = re.findall(r"^(\w+): ([^\s#]+)", text(case), re.M)
+    nested = [(f"{group}.{key}", value) for group, body in re.findall(r"^(\w+):\n((?:  [^-\n]*\n)+)", text(case), re.M)
+              for key, value in re.findall(r"^  (\w+): ([^\s#]+)", body, re.M)]  # fmt: skip
+    assert knobs and nested
+    config.compose([f"experiment={case}", *(f"{key}={value}" for key, value in [*knobs, *nested])])
+
+
+def test_case_f_with_a_warm_up_longer_than_training_is_refused() -> None:
+    with pytest.raises(Refused, match=r"the warm-up would end after training.*warmup=0\.3"):
+        config.compose(["experiment=case_f", "coefficient@regularizer.weight=linear", "warmup=1.5"])
+
+
+def test_an_unknown_case_is_refused_and_help_lists_them_all() -> None:
+    with pytest.raises(Refused, match="case_z"):
+        config.compose(["experiment=case_z"])
+    (line,) = re.findall(r"^  experiment +(.*)$", help.train_help("vaecollapse-train", [CONF]), re.M)
+    assert line.split() == CASES
