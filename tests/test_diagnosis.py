@@ -282,3 +282,16 @@ def test_no_prescription_raises_the_price_of_what_is_dead(state: str, weight: fl
     assert all((price > weight) == (state == "variance_collapse") for price in prices)
     assert not any(line in ("seed=1", "max_epochs=150", "max_epochs=20") for move in moves for line in move.overrides)
     assert 1 <= len(moves) <= 3
+
+
+@pytest.mark.parametrize(("gap", "rate", "state"), [(0.02, 0.005, "posterior_collapse"), (0.02, 3.0, "inconclusive"),
+                                                    (0.2, 0.005, "inconclusive")])  # fmt: skip
+def test_an_undecided_gap_over_no_rate_is_a_collapse(gap: float, rate: float, state: str) -> None:
+    """I ≤ R: with an interval that holds 0 there is nothing that z could be worth; a clear little is left open."""
+    found = {
+        "gap": Finding("gap", gap, 0.06, 600, "undecided", 0.1),
+        "rate": Finding("rate", rate, 0.0003, 600, "absent" if rate < 0.1 else "measured", 0.1),
+        "dead_units": Finding("dead_units", 16.0, None, 600),
+        "units": Finding("units", 16.0, None, 600),
+    }
+    assert diagnose(found).verdict == state

@@ -371,7 +371,10 @@ def gap_undecided(held_out: Readings, training: Readings) -> Decision:
         return Decision("rate_pinned", ["floor_saturation", "rate", "gap"], phrase(why, held_out))
     low, high = interval(gap)
     size, units = gap.threshold or 0.0, value(held_out, "units", 0.0)
-    if low > 0 and high < 2 * size and units and value(held_out, "dead_units") >= units / 2:
+    if low <= 0 and status(held_out, "rate") == "absent":  # a little I may be worth a little, hence the interval
+        why = phrase("R is {rate:.3g} nats, I is never more, and no value of z is seen", held_out)
+        return Decision("posterior_collapse", ["rate", "gap", "information_rank"], why)
+    if low > 0 and high < 2 * size and units / 2 <= value(held_out, "dead_units") < units:
         why = phrase("{dead_units:.0f} of {units:.0f} units are dead", held_out)
         return Decision("partial_collapse", ["gap", "dead_units", "rate"], why)
     why = f"the gap lies in [{low:.3g}, {high:.3g}] over {gap.n} examples, which does not decide against {size:.3g}"
