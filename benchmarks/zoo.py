@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/zoo.py [--seeds 5]           # models written down, about two minutes
     OMP_NUM_THREADS=1 python benchmarks/zoo.py --trained --seeds 5   # trained by vaecollapse-train instead
 
-The constructions are those of the tests (tests/zoo.py), each in its condition by definition. Prints markdown. Exit code
+The constructions are those of the tests (tests/planted_zoo.py), each in its condition by definition. Prints markdown. Exit code
 1 where a condition is named in fewer than 95 % of its cases, or a sick one is called healthy or the other way round.
 """
 
@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from zoo import BEYOND, ZOO, Outcome, by_rules, crossed, outcomes
+from planted_zoo import BEYOND, ZOO, Outcome, by_rules, crossed, outcomes
 
 from vaecollapse import config, tasks
 

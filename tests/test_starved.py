@@ -46,7 +46,7 @@ def preloaded():
 @pytest.fixture
 def command(tmp_path) -> Callable[..., Done]:
     def command(*words: str, before: Callable[[], object] = lambda: None) -> Done:
-        code = fuzz.waited(fuzz.forked(words, tmp_path, before))
+        code = fuzz.waited(fuzz.forked(fuzz.Case(list(words), list(words)), tmp_path, before))
         out, err = ((tmp_path / name).read_text("utf-8", "replace") for name in ("stdout", "stderr"))
         return Done(code, out, err, sorted(path.parent for path in (tmp_path / "work").glob("**/verdict.json")))
 

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cache
 
+import planted_zoo as zoo
 import pytest
 import torch
-import zoo
-from zoo import BEYOND, ZOO, Case, Outcome, Padded, Permuted, Scaled, crossed, factors, judged, outcomes
+from planted_zoo import BEYOND, ZOO, Case, Outcome, Padded, Permuted, Scaled, crossed, factors, judged, outcomes
 
 SEEDS, FEW = range(3), range(1)
 

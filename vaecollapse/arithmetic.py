@@ -44,7 +44,7 @@ def effective_beta(
     L1 mean over n cells L: β n/L; summed: β n²/… with L/n as the mean. Squared error, mean MSE over d: β d/(2 MSE)
     (definitions of the loss conventions: README, docs/verdicts.md). None where the convention is not known.
 
-    >>> round(effective_beta(0.01, 2.23, 20592, kind="l1", reduction="mean"))
+    >>> round(effective_beta(0.01, 2.23, 20592.0, kind="l1", reduction="mean"))
     92
     """
     if kind == "nll":

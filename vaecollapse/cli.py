@@ -150,7 +150,10 @@ class Session:
             os.environ.pop(WHOLE_ERRORS, None)  # the further processes of this run speak in sentences too
         directory = Path(HydraConfig.get().runtime.output_dir)
         try:
-            directory = directory if cfg.get("resume") else self.claimed(directory)
+            if not cfg.get("resume"):
+                directory = self.claimed(directory)
+            elif first_process() and not self.claim(directory):
+                raise Refused(f"another process is training in {directory}: wait for it, or stop it")
             self.attempt(cfg, directory)
         except (KeyboardInterrupt, SystemExit):
             self.go_on(directory)
@@ -231,7 +234,8 @@ class Session:
 
     def claim(self, directory: Path) -> bool:
         """Is the directory this process's? A record lock says so, which ends with the process however that ends."""
-        self.held = (directory / CLAIM).open("a")
+        # a link there may be a stranger's, and lead anywhere
+        self.held = os.fdopen(os.open(directory / CLAIM, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "a")
         try:
             fcntl.lockf(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

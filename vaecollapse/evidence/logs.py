@@ -205,7 +205,7 @@ def movement(values: Sequence[float], small: float) -> float | None:
     The difference of the means of the two halves is half the way; what is below `small` or two standard errors is
     none. None of fewer than five rows.
 
-    >>> movement([1.0] * 50, 0.0), round(movement(list(range(1, 101)), 0.0), 1)
+    >>> movement([1.0] * 50, 0.0), round(movement([float(row) for row in range(1, 101)], 0.0), 1)
     (0.0, 0.2)
     """
     finite = [value for value in values if math.isfinite(value)]
