@@ -127,8 +127,9 @@ def test_runs_of_the_same_microsecond_get_directories_of_their_own(tmp_path) -> 
         stopped_clock()
         os.chdir(tmp_path)
 
-    codes = [fuzz.waited(pid) for pid in [fuzz.forked(TRAINS, folder, before) for folder in folders[:2]]]
-    codes.append(fuzz.waited(fuzz.forked(TRAINS, folders[2], before)))
+    case = fuzz.Case(list(TRAINS), list(TRAINS))
+    codes = [fuzz.waited(pid) for pid in [fuzz.forked(case, folder, before) for folder in folders[:2]]]
+    codes.append(fuzz.waited(fuzz.forked(case, folders[2], before)))
     assert codes == [0, 0, 0], (folders[0] / "stderr").read_text() + (folders[1] / "stderr").read_text()
     runs = sorted(tmp_path.glob("outputs/train/*"))
     assert len(runs) == 3
