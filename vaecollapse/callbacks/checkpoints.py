@@ -175,7 +175,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Only after the last reading: a run killed in it is resumed from before."""
-        if not (self.folder / BEST).exists():  # no validation after the schedule's end
+        # no validation after the schedule's end; one process looks, since saving is an act of all
+        if not trainer.strategy.broadcast((self.folder / BEST).exists()):
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
         self.save(trainer)
 
