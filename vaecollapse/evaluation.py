@@ -1,6 +1,7 @@
 """Data streamed through detectors: one function that reads a latent, and the probes it reads it on."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import log, log10, prod
 from typing import Any
@@ -26,13 +27,13 @@ def spread(total: int, wanted: int) -> list[int]:
     return list(range(total)) if total <= wanted else [position * total // wanted for position in range(wanted)]
 
 
-def distinct(x: Tensor) -> list[int]:
+def distinct(examples: Iterable[Tensor]) -> list[int]:
     """Positions of the first copy of each example: duplicates buy no evidence."""
     seen: dict[bytes, int] = {}
-    for position, row in enumerate(x.detach().cpu()):
-        seen.setdefault(
-            row.contiguous().view(torch.uint8).numpy().tobytes() if row.ndim else row.numpy().tobytes(), position
-        )
+    for position, row in enumerate(examples):
+        row = row.detach().cpu().contiguous()
+        content = (row.view(torch.uint8) if row.ndim else row).numpy().tobytes()
+        seen.setdefault(hashlib.sha256(content).digest(), position)
     return list(seen.values())
 
 

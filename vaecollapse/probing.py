@@ -5,7 +5,6 @@ they are; a weaker decoder, one that does without z. Nothing of the model they s
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from .detectors.base import Detector, Finding
 from .diagnosis import Fork, value
 from .distributions.likelihoods import BernoulliLikelihood, ElementwiseLikelihood, SpectralLikelihood
 from .elbo import Progress
-from .evaluation import quiet, read
+from .evaluation import mean_of, quiet, read
 from .regularizers.base import Regularizer
 from .regularizers.beta import Beta
 from .regularizers.coefficients import Constant
@@ -61,22 +60,22 @@ def probe(
     over = None
     before, before_each = look(vae, blocks, detectors, plan.seed)
     for cause in WHAT:
+        if (price := priced(cause, regularizer)) is None:
+            continue
         own = deepcopy(vae)
-        price = priced(cause, regularizer)
-        kept = kept_parameters(cause, own, blocks[0])
-        if price is None or not kept:
+        if not (kept := kept_parameters(cause, own, blocks[0])):
             continue
         log.info("probe: %s, %d steps", WHAT[cause], plan.steps)
         if fault := trained(own, price, kept, plan):
             log.warning("warning: this probe ended early: %s", fault)
             continue
         after, after_each = look(own, blocks, detectors, plan.seed)
-        forks[cause] = Fork(cause, before, after, paired("better", before_each - after_each), plan.steps)
+        forks[cause] = Fork(cause, before, after, mean_of("better", before_each - after_each), plan.steps)
         if cause == "price":
             reference = linear_distortion(own, training, blocks, int(value(before, "units", 0.0)))
             size = before["gap"].threshold if "gap" in before else None
             if reference is not None:
-                over = paired("over_reference", after_each.cpu() - reference, size)
+                over = mean_of("over_reference", after_each.cpu() - reference)._replace(threshold=size)
     return Probed(forks, over)
 
 
@@ -160,13 +159,6 @@ def look(
     with quiet(vae, seed):
         each = torch.cat([vae.elbo(block, seed=seed).distortion.double() for block in blocks])
     return found, each
-
-
-def paired(name: str, difference: Float[Tensor, " examples"], threshold: float | None = None) -> Finding:
-    """The mean over examples with its standard error."""
-    n = len(difference)
-    se = float(difference.std()) / math.sqrt(n) if n > 1 else None
-    return Finding(name, float(difference.mean()), se, n, threshold=threshold)
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """`vaecollapse-evaluate`: a trained run measured on a split, from its directory alone."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..detectors.base import Detector, Finding
 from ..diagnosis import Facts, Verdict, diagnose
 from ..diagnosis import value as value_of
 from ..elbo import ELBO, Objective, Progress
-from ..evaluation import blocks_of, bound, read, reconstruction, spread
+from ..evaluation import blocks_of, bound, distinct, read, reconstruction, spread
 from ..refusal import Refused
 from ..regularizers.base import Regularizer
 from ..run import Run
@@ -166,10 +165,8 @@ class Examples:
 
     def distinct(self) -> "Examples":
         """Without copies of an example: duplicates buy no evidence."""
-        seen: dict[bytes, int] = {}
-        for position in self.positions:
-            seen.setdefault(hashlib.sha256(self.dataset[position].x.numpy().tobytes()).digest(), position)
-        return Examples(self.dataset, list(seen.values()), self.module)
+        kept = distinct(self.dataset[position].x for position in self.positions)
+        return Examples(self.dataset, [self.positions[place] for place in kept], self.module)
 
     def blocks(self, size: int, *, whole: bool = True) -> "Blocks":
         """Batches of `size`; `whole` where a reading permutes within one, so that a remainder goes to the last."""
