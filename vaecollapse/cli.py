@@ -254,9 +254,9 @@ class Session:
 
     def go_on(self, directory: Path) -> None:
         """The command that takes up what was interrupted, where a checkpoint is left."""
-        from .resuming import FREE, key
+        from .resuming import FREE, has_begun, key
 
-        if first_process() and any((directory / "checkpoints").glob("[lp]*.ckpt")):
+        if first_process() and has_begun(directory):
             more = [line for line in self.argv if "resume" in map(key, self.argv) and key(line) in FREE]
             directory = directory.relative_to(self.start) if directory.is_relative_to(self.start) else directory
             self.say(f"go on with: {shlex.join([self.name, f'resume={directory}', *more])}")

@@ -302,12 +302,17 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def check_evaluation(cfg: DictConfig) -> None:
     """Raises Refused where the configuration of an evaluation is out of range or has no value."""
-    if gone := [field.name for field in fields(EvaluateSchema) if field.name not in list(cfg)]:
-        raise Refused(f"{gone[0]} is needed and was taken out: leave ~{gone[0]} away")
     if missing := [str(key) for key in cfg if OmegaConf.is_missing(cfg, key)]:
         raise Refused(f"{missing[0]} has no value: type {missing[0]}=outputs/train/<time>, a run directory")
+    _hold_to(EvaluateSchema, cfg)
+
+
+def _hold_to(schema: type, cfg: DictConfig) -> None:
+    """Refused where a key was taken out, leads nowhere or is out of range."""
+    if gone := [each.name for each in fields(schema) if each.name not in list(cfg)]:
+        raise Refused(f"{gone[0]} is needed and was taken out: leave ~{gone[0]} away")
     try:
-        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluateSchema), cfg))
+        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), cfg))
     except (OmegaConfBaseException, RecursionError) as error:
         key = getattr(error, "full_key", None) or "this command line"
         raise Refused(f"{key} cannot be resolved: {(str(error).splitlines() or ['it refers to itself'])[0]}") from error
@@ -316,7 +321,7 @@ def check_evaluation(cfg: DictConfig) -> None:
 def check_diagnosis(cfg: DictConfig) -> None:
     """Raises Refused where the configuration of a diagnosis is out of range; the rest of an evaluation's keys belong to
     a run that is measured."""
-    OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DiagnoseSchema), cfg))
+    _hold_to(DiagnoseSchema, cfg)
     of_run = {name: cfg[name] for name in ("split", "checkpoint", "device", "trust", "overrides")}
     check_evaluation(
         OmegaConf.create({**of_run, "run": cfg.run or "", "samples": 1, "examples": None, "seed": cfg.seed})

@@ -18,6 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from .refusal import Refused
+from .resuming import LAST, PREVIOUS
 
 PACKAGES = ("vaecollapse.", "torch.nn.", "torch.optim.", "lightning.pytorch.")
 NEEDED = ("model", "dataset", "regularizer")
@@ -304,7 +305,7 @@ def load_state(directory: Path) -> tuple[Path | None, dict[str, Any]]:
 
     folder = directory / "checkpoints"
     bad = None
-    for name in ("last.ckpt", "previous.ckpt"):
+    for name in (LAST, PREVIOUS):
         if not (folder / name).exists():
             continue
         file = inside(directory, f"checkpoints/{name}")

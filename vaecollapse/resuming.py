@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .refusal import Refused
 
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # of checkpoints/: what a run goes on from, the newer first
 # the plan of a resumed run is its own; only these may differ
 LONGEST = 2**20  # bytes of an overrides.txt
 FREE = ("max_epochs", "trainer", "logger", "fail_on", "preflight", "probe", "trust")
@@ -14,6 +15,11 @@ FREE = ("max_epochs", "trainer", "logger", "fail_on", "preflight", "probe", "tru
 def key(override: str) -> str:
     """`model` of `model=linear`, `trainer` of `++trainer.devices=2`, `logger` of `~logger.csv`."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0].partition(".")[0].partition("/")[0]
+
+
+def has_begun(directory: Path) -> bool:
+    """Is there a checkpoint to go on from?"""
+    return any((directory / "checkpoints" / name).exists() for name in (LAST, PREVIOUS))
 
 
 def recorded(overrides: Sequence[str]) -> list[str]:

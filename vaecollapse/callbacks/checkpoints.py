@@ -15,10 +15,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from ..resuming import LAST, PREVIOUS
 from ..run import Run
 
 log = logging.getLogger(__name__)
-LAST, PREVIOUS, BEST, EMA = "last.ckpt", "previous.ckpt", "best.ckpt", "ema.ckpt"
+BEST, EMA = "best.ckpt", "ema.ckpt"
 
 
 def ending(number: int) -> BaseException:

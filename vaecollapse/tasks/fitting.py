@@ -26,6 +26,7 @@ from ..preflight import Survey, rehearse, survey
 from ..prescriptions import Prescription
 from ..probing import Plan, probe
 from ..refusal import Refused
+from ..resuming import has_begun
 from ..run import Run, first_process
 from ..training import Training
 from ..vae import VAE
@@ -41,7 +42,7 @@ from .building import (
     spread_examples,
 )
 from .recording import record_start
-from .rewinding import has_begun, of_the_run_itself, refuse_planted, rewound
+from .rewinding import of_the_run_itself, refuse_planted, rewound
 
 log = logging.getLogger(__name__)
 CALIBRATION_EXAMPLES, AUDITED = 256, 16

@@ -9,7 +9,6 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from .. import loading, resuming
-from ..callbacks.checkpoints import LAST, PREVIOUS
 from ..datasets.base import VAEData
 from ..refusal import Refused
 from ..run import Run, first_process
@@ -30,11 +29,6 @@ def refuse_planted(cfg: DictConfig, directory: Path) -> None:
     content = cast(dict, OmegaConf.to_container(cfg, resolve=True))
     loading.check_targets(content, directory, list(cfg.trust))
     loading.refuse_other_places(content, directory, list(cfg.trust))
-
-
-def has_begun(directory: Path) -> bool:
-    """Is there a checkpoint to go on from?"""
-    return any((directory / "checkpoints" / name).exists() for name in (LAST, PREVIOUS))
 
 
 def of_the_run_itself(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
