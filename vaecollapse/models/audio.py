@@ -1,7 +1,7 @@
 """A VAE of short recordings: residual convolutions, one latent vector per clip, flows by choice."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,19 +10,12 @@ from torch.distributions import Distribution
 
 from ..batch import Batch
 from ..nn.audio import POOLS, AudioDecoder, AudioEncoder, Down, Stage, Up, plan
+from ..nn.parts import Part, check_widths
 from ..nn.spectral import LogMel, frame_mask, median_rms
 from ..refusal import Refused
 from ..vae import VAE
 
 SHORTEST = 256
-
-
-class Part(NamedTuple):
-    """A line of the parameter table."""
-
-    name: str
-    parameters: int
-    note: str = ""
 
 
 class LogMelDensity(Distribution):
@@ -141,24 +134,21 @@ class AudioVAE(VAE):
     def parameter_table(self) -> list[Part]:
         """The stages from the waveform down and up again; the parameters' sum is the whole model's."""
 
-        def part(name: str, *parts: nn.Module, note: str = "") -> Part:
-            return Part(name, sum(p.numel() for part in parts for p in part.parameters()), note)
-
         lengths = [stage.length for stage in self.layout.stages]
         notes = [self._note(stage) for stage in self.layout.stages]
         down = zip(self.encoder.stages, lengths, notes, strict=True)
         up = zip(reversed(list(self.decoder.stages)), [*lengths[1:], self.layout.length], notes, strict=True)
         return [
-            part("encoder input", self.encoder.first),
-            *(part(f"encoder stage {i}", stage, note=_dead(n, stage, t)) for i, (stage, t, n) in enumerate(down)),
-            part("posterior", self.posterior_head),
-            part("prior", self.prior_head),
-            part("decoder seed", self.decoder.seed),
+            Part.of("encoder input", self.encoder.first),
+            *(Part.of(f"encoder stage {i}", stage, note=_dead(n, stage, t)) for i, (stage, t, n) in enumerate(down)),
+            Part.of("posterior", self.posterior_head),
+            Part.of("prior", self.prior_head),
+            Part.of("decoder seed", self.decoder.seed),
             *reversed(
-                [part(f"decoder stage {i}", stage, note=_dead(n, stage, t)) for i, (stage, t, n) in enumerate(up)]
+                [Part.of(f"decoder stage {i}", stage, note=_dead(n, stage, t)) for i, (stage, t, n) in enumerate(up)]
             ),
-            part("decoder output", self.decoder.last),
-            part("likelihood", self.likelihood),
+            Part.of("decoder output", self.decoder.last),
+            Part.of("likelihood", self.likelihood),
         ]
 
     def _note(self, stage: Stage) -> str:
@@ -189,13 +179,7 @@ def _refuse(event_shape: tuple[int, ...], pool: str, capacity: int, max_channels
         )
     if pool not in POOLS:
         raise Refused(f"expected model.pool to be one of {', '.join(POOLS)}, but got {pool!r}: try model.pool=flatten")
-    if not 0 < capacity <= max_channels:
-        raise Refused(
-            f"expected 0 < capacity <= max_channels, but got capacity={capacity} and "
-            f"max_channels={max_channels}: lower capacity or raise model.max_channels"
-        )
-    if latent_dim < 1:
-        raise Refused(f"expected at least one latent unit, but got latent_dim={latent_dim}: try latent_dim=16")
+    check_widths(capacity, max_channels, latent_dim)
 
 
 def _mels(asked: int | None) -> int:

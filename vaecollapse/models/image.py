@@ -10,9 +10,9 @@ from torch.distributions import Distribution
 from ..batch import Batch
 from ..distributions.likelihoods import BernoulliLikelihood
 from ..nn.conv import Grid, ImageDecoder, ImageEncoder, plan
+from ..nn.parts import Part, check_widths
 from ..refusal import Refused
 from ..vae import VAE
-from .audio import Part
 
 SHORTEST = 8
 
@@ -99,22 +99,19 @@ class ImageVAE(VAE):
     def parameter_table(self) -> list[Part]:
         """The stages from the image down and up again; the parameters' sum is the whole model's."""
 
-        def part(name: str, *parts: nn.Module, note: str = "") -> Part:
-            return Part(name, sum(p.numel() for part in parts for p in part.parameters()), note)
-
         below = self.grids[1:]
         up = zip(reversed(self.decoder.stages), below, strict=True)  # pyright: ignore[reportArgumentType]
         return [
-            part("encoder input", self.encoder.first, note=_note(self.grids[0])),
-            *(part(f"encoder stage {i}", s, note=f"to {_note(g)}")
+            Part.of("encoder input", self.encoder.first, note=_note(self.grids[0])),
+            *(Part.of(f"encoder stage {i}", s, note=f"to {_note(g)}")
               for i, (s, g) in enumerate(zip(self.encoder.stages, below, strict=True))),
-            part("posterior", self.posterior_head),
-            part("prior", self.prior_head),
-            part("decoder seed", self.decoder.seed),
-            *reversed([part(f"decoder stage {i}", s, note=f"from {_note(g)}") for i, (s, g) in enumerate(up)]),
-            part("decoder output", self.decoder.last),
+            Part.of("posterior", self.posterior_head),
+            Part.of("prior", self.prior_head),
+            Part.of("decoder seed", self.decoder.seed),
+            *reversed([Part.of(f"decoder stage {i}", s, note=f"from {_note(g)}") for i, (s, g) in enumerate(up)]),
+            Part.of("decoder output", self.decoder.last),
             Part("intercept", self.intercept.numel(), "one for each pixel"),
-            part("likelihood", self.likelihood),
+            Part.of("likelihood", self.likelihood),
         ]  # fmt: skip
 
 
@@ -149,13 +146,7 @@ def _refuse(
             f"an image model needs sides of at least {SHORTEST} pixels, but got {event_shape[1]} x {event_shape[2]}: "
             f"raise the dataset's size, or use model=linear"
         )
-    if not 0 < capacity <= max_channels:
-        raise Refused(
-            f"expected 0 < capacity <= max_channels, but got capacity={capacity} and "
-            f"max_channels={max_channels}: lower capacity or raise model.max_channels"
-        )
-    if latent_dim < 1:
-        raise Refused(f"expected at least one latent unit, but got latent_dim={latent_dim}: try latent_dim=16")
+    check_widths(capacity, max_channels, latent_dim)
     if not 2 <= stride <= 4:
         raise Refused(f"expected a stride of 2, 3 or 4, but got {stride}: try model.stride=2")
     if smallest < 1 or residual_units < 0:
