@@ -63,6 +63,7 @@ class Training(LightningModule):
         self.recent: list[float] = []
         self.spikes: list[dict[str, float]] = []
         self.losses = self.batch = 0
+        self.seen: list[Tensor] = []  # (D, R) of the batches of the step under way
         self.planned: int | None = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -98,13 +99,13 @@ class Training(LightningModule):
 
     @property
     def final_weight(self) -> float:
-        """The KL weight at the end of the schedule."""
-        return float(self.regularizer.weight(Progress(self.total, self.total)))
+        """The KL weight at the end of the schedule as it was asked for: what checkpoints are compared at."""
+        return self.regularizer.weight.end
 
     @property
     def settled(self) -> bool:
         """Has the KL weight reached the schedule's end?"""
-        return float(self.regularizer.weight(self.progress)) >= 0.999 * self.final_weight
+        return self.regularizer.weight.settled(self.progress)
 
     def on_fit_start(self) -> None:
         steps = self.trainer.estimated_stepping_batches
@@ -120,6 +121,10 @@ class Training(LightningModule):
             first = next((name for name, grad in named if not torch.isfinite(grad).all()), "the model, in total,")
             self.stop(f"the gradient of {first} is not finite at step {self.trainer.global_step}")
             optimizer.zero_grad()
+        if self.seen:
+            mean = self.trainer.strategy.reduce(torch.stack(self.seen).mean(0), reduce_op="mean")
+            self.regularizer.observe(mean[0], mean[1], self.progress)
+            self.seen.clear()
 
     def on_train_start(self) -> None:
         self.on_train_epoch_start()  # a run resumed within its last epoch does not start that
@@ -138,6 +143,8 @@ class Training(LightningModule):
             if self.trainer.world_size > 1:
                 return objective.loss  # the others wait for its gradient, and all of them then take no step
             return None  # the step is not taken: the weights stay those of the last finite one
+        if self.regularizer.listens:
+            self.seen.append(torch.stack([elbo.distortion.mean(), elbo.rate.mean()]).detach())
         self.loss_sum = self.get_buffer("loss_sum") + objective.loss.detach()
         self.losses += 1
         torch.maximum(self.get_buffer("loss_max"), objective.loss.detach(), out=self.get_buffer("loss_max"))

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ..elbo import ELBO, Objective, Progress
 from .coefficients import Coefficient
@@ -18,3 +19,13 @@ class Regularizer(nn.Module, ABC):
     @abstractmethod
     def forward(self, elbo: ELBO, progress: Progress) -> Objective:
         """The objective at this point of training. Raises Refused where the form cannot price this latent."""
+
+    @property
+    def listens(self) -> bool:
+        """Must `observe` be called while training?"""
+        return self.weight.listens
+
+    def observe(self, distortion: Float[Tensor, ""], rate: Float[Tensor, ""], progress: Progress) -> None:
+        """Told D and R once an optimizer step before it is taken, each the mean over the step's batches and over all
+        processes, so that every process moves alike."""
+        self.weight.observe(rate, progress)

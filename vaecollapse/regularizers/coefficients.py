@@ -1,22 +1,48 @@
-"""Numbers that move: the KL weight as a function of the share of training done. No state, so nothing to checkpoint."""
+"""Numbers that move: the KL weight as a function of the share of training done, or of the rate that is observed."""
 
 import math
 from abc import ABC, abstractmethod
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ..elbo import Progress
 from ..refusal import Refused
 
 
 class Coefficient(nn.Module, ABC):
-    """A number as a pure function of `Progress`; `value` is where a ramp ends."""
+    """A number as a function of `Progress`; `value` is where a ramp ends.
+
+    `value` may be moved while training (a tuner, an intervention): the moved one is kept in checkpoints, and `end`
+    stays the one that was asked for. A controller sets `listens`, overrides `observe` and keeps its state in buffers.
+    """
+
+    listens = False
 
     def __init__(self, *, value: float) -> None:
         super().__init__()
         if not (math.isfinite(value) and value >= 0):
             raise Refused(f"a KL weight must be a finite number of at least 0, but beta={value}: try beta=1")
-        self.value = float(value)
+        self.value = self.asked = float(value)
+
+    @property
+    def end(self) -> float:
+        """Where the schedule was asked to end, whatever moved it since: what checkpoints are compared at."""
+        return self.asked * self.ramp(1.0)
+
+    def settled(self, progress: Progress) -> bool:
+        """Has the schedule reached its end?"""
+        return self.ramp(progress.share) >= 0.999 * self.ramp(1.0)
+
+    def observe(self, rate: Float[Tensor, ""], progress: Progress) -> None:
+        """Told R once an optimizer step, where it `listens`; see `Regularizer.observe`."""
+
+    def get_extra_state(self) -> Float[Tensor, ""]:
+        return torch.tensor(self.value, dtype=torch.float64)
+
+    def set_extra_state(self, state: Float[Tensor, ""]) -> None:
+        self.value = float(state)
 
     def forward(self, progress: Progress) -> float:
         return self.value * self.ramp(progress.share)

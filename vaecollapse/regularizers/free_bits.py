@@ -89,6 +89,7 @@ class FreeBits(Regularizer):
     `form: auto` is `batch_unit`, and `batch_total` where posterior or prior is a flow: there the KL is one Monte Carlo
     number per example, so a per-unit or per-example floor has no meaning and is refused.
     With gradient accumulation `batch_*` forms compare the mean over all batches of a step (see `gathered`).
+    `floor` may be moved while training; the moved one is kept in checkpoints.
     `scale` (hinge only): `one` divides by units, as practitioners do, `units` keeps a clamp's gradient above the floor.
     """
 
@@ -160,11 +161,11 @@ class FreeBits(Regularizer):
             self.before = self.sum / progress.parts
         return mean
 
-    def get_extra_state(self) -> Tensor:
-        return self.before
+    def get_extra_state(self) -> Float[Tensor, " numbers"]:
+        return torch.cat([torch.tensor([self.floor], dtype=torch.float64), self.before.flatten().cpu().double()])
 
-    def set_extra_state(self, state: Tensor) -> None:
-        self.before = state
+    def set_extra_state(self, state: Float[Tensor, " numbers"]) -> None:
+        self.floor, self.before = float(state[0]), state[None, 1:]
 
     def resolved(self, elbo: ELBO) -> Form:
         """The form at work on this latent; Refused where there is no KL per unit and the form needs one."""

@@ -155,9 +155,8 @@ def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int)
     batches = math.ceil(batches / trainer.accumulate_grad_batches)
     epochs = trainer.max_epochs or 1
     steps = batches * epochs if trainer.max_steps < 0 else min(batches * epochs, trainer.max_steps)
-    end = module.final_weight
-    weights = (float(module.regularizer.weight(Progress(step, steps))) for step in range(steps + 1))
-    reached = next((step for step, weight in enumerate(weights) if weight >= 0.999 * end), steps)
+    end, weight = module.final_weight, module.regularizer.weight
+    reached = next((step for step in range(steps + 1) if weight.settled(Progress(step, steps))), steps)
     with quiet(module.vae, module.seed):
         plan = survey(module.vae, training, held_out, beta=end, units=units, steps=steps, warmup_ends=reached)
         residual, few = plan.forecast and plan.forecast.residual, training.part(slice(0, AUDITED)).like(module)

@@ -223,7 +223,7 @@ def facts_of(
     known = survey if survey.get("decides") is True else {}
     directions, at_one, price = (known.get(name) for name in ("directions", "at_one", "beta_effective"))
     end = float(module.regularizer.weight(Progress(place.total, place.total)))
-    settled = float(module.regularizer.weight(place)) >= 0.999 * end
+    settled = module.regularizer.weight.settled(place)
     return Facts(
         units=int(value_of(found, "units", 0.0)),
         weight=end,
