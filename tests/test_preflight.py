@@ -25,6 +25,7 @@ from vaecollapse.preflight import (
     price_of,
     rehearse,
     survey,
+    unexplained,
 )
 from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
@@ -238,3 +239,50 @@ def test_copies_of_one_clip_and_a_distance_without_scales_are_no_error() -> None
     assert "copies" in (floor_table(likelihood, Batch(clip)).warning or "")
     cells = list(likelihood.log_magnitudes(clip))
     assert forecast_distance(cells, cells, beta=0.01, units=4).directions == 0
+
+
+# ---- a condition
+
+
+def classes_apart(n: int, *, classes: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two directions of variance 4 within each class, classes far apart in all eight."""
+    generator = torch.Generator().manual_seed(5)
+    centres = spread * torch.randn(classes, 8, generator=generator, dtype=torch.float64)
+    c = torch.randint(classes, (n,), generator=generator)
+    own = torch.randn(n, 8, generator=generator, dtype=torch.float64) * torch.tensor([2.0, 2.0] + [0.1] * 6).double()
+    return own + centres[c], c
+
+
+@pytest.mark.parametrize("spread", [0.0, 3.0])
+def test_what_a_condition_explains_is_not_offered_to_z(spread: float) -> None:
+    x, c = classes_apart(4000, classes=6, spread=spread)
+    within = unexplained(Batch(x, c))
+    expected = torch.tensor([4.0, 4.0] + [0.01] * 6).double()
+    torch.testing.assert_close(within.square().mean(0), expected, rtol=0.1, atol=0.0)
+    found = forecast(within, price=lambda _: 1.0, units=8)
+    assert found.directions == 2
+    assert (forecast(x, price=lambda _: 1.0, units=8).directions > 2) == (spread > 0)
+
+
+def test_of_a_continuous_condition_what_is_linear_in_it_is_taken_off() -> None:
+    generator = torch.Generator().manual_seed(0)
+    c = torch.randn(3000, 2, generator=generator, dtype=torch.float64)
+    own = torch.randn(3000, 4, generator=generator, dtype=torch.float64)
+    x = own + c @ torch.tensor([[3.0, 0.0, 1.0, 0.0], [0.0, 3.0, 0.0, 1.0]]).double()
+    torch.testing.assert_close(torch.cov(unexplained(Batch(x, c)).T), torch.eye(4).double(), rtol=0.0, atol=0.1)
+
+
+def test_a_condition_of_ones_own_explains_nothing() -> None:
+    x, _ = classes_apart(200, classes=2, spread=1.0)
+    torch.testing.assert_close(unexplained(Batch(x, torch.arange(200))), x - x.mean(0))
+
+
+def test_bits_that_the_class_tells_are_not_forecast() -> None:
+    """Six bits that are the class's own, and three that are one and the same."""
+    generator = torch.Generator().manual_seed(1)
+    c = torch.randint(2, (4000,), generator=generator)
+    told = torch.rand(4000, 6, generator=generator) < 0.1 + 0.8 * c[:, None]
+    free = (torch.rand(4000, 1, generator=generator) < 0.5).expand(-1, 3)
+    batch = Batch(torch.cat([told, free], 1).double(), c)
+    assert forecast_binary(batch.x, beta=2.0, units=4).directions == 2
+    assert forecast_binary(batch.x, beta=2.0, units=4, rest=unexplained(batch)).directions == 1

@@ -192,6 +192,14 @@ def directions(readings: Readings) -> float:
     return max(value(readings, "information_rank", 0.0), float(status(readings, "mi") == "material"))
 
 
+def counts_all(readings: Readings) -> bool:
+    """Does the rank see what there is? It takes enough examples, and most of I in the means: to what σ alone tells it
+    is blind, and no direction that it misses may convict."""
+    mi, means = readings.get("mi", MISSING), value(readings, "information_in_means")
+    blind = mi.status == "material" and interval(mi)[0] > 2 * means
+    return readings.get("information_rank", MISSING).status == "measured" and not blind
+
+
 # ---- the state
 
 
@@ -250,11 +258,11 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     if status(held_out, "decoder_variance") == "material":
         why = "the likelihood's own scale has collapsed ({decoder_scale:.2g}), so D has no bound and no nat a price"
         return Decision("decoder_variance_collapse", ["decoder_scale", "distortion", "gap"], phrase(why, held_out))
+    if memorised(held_out, training):
+        return kept_little(held_out, training)
     if status(held_out, "sigma_median") == "material" and status(held_out, "beta_effective") == "absent":
         why = "the median σ is {sigma_median:.2g} and a nat costs {beta_effective:.2g} of the ELBO's price"
         return Decision("variance_collapse", ["sigma_median", "beta_effective", "rate"], phrase(why, held_out))
-    if memorised(held_out, training):
-        return kept_little(held_out, training)
     if status(held_out, "prior_hole") == "material":
         hole = held_out["prior_hole"]
         why = f"q(z) is at least {interval(hole)[0]:.3g} nats from the prior ({hole.note or 'by its moments'})"
@@ -265,7 +273,7 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     if squeezed := over_compressed(held_out, facts, alive):
         return Decision("over_compressed", ["beta_effective", "information_rank", "gap"], squeezed)
     rank = held_out.get("information_rank", MISSING)
-    if facts.forecast and rank.status == "measured" and alive <= facts.forecast / 2:
+    if facts.forecast and counts_all(held_out) and alive <= facts.forecast / 2:
         why = f"{alive:.0f} of the {facts.forecast} directions that the data offers at this price are alive"
         return Decision("partial_collapse", ["information_rank", "gap", "rate"], why)
     if not facts.held_out:
@@ -273,7 +281,8 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     replaced = status(held_out, "mi") == "undefined" and rank.status == "measured" and (rank.value or 0.0) >= 1
     if status(held_out, "mi") != "material" and not replaced:
         return Decision("inconclusive", shown, "the decoder uses z, but no information was measured in it")
-    why = phrase("another's z costs {gap:.3g}, and {alive:.0f} directions carry information", held_out, alive=alive)
+    where = "{alive:.0f} directions carry information" if counts_all(held_out) else "z informs by {mi:.3g} nats"
+    why = phrase(f"another's z costs {{gap:.3g}}, and {where}", held_out, alive=alive)
     if facts.finished and not no_hole(held_out):  # while training nothing so dear is read
         return Decision("inconclusive", shown, f"{why}; whether q(z) fills the prior is not settled")
     return Decision("healthy", shown, why)
@@ -306,11 +315,11 @@ def over_compressed(held_out: Readings, facts: Facts, alive: float) -> str | Non
 
     Below four times the ELBO's price nothing is called one: at that price an optimum leaves what it should.
     """
-    rank, price = held_out.get("information_rank", MISSING), facts.beta_effective or 0.0
+    price = facts.beta_effective or 0.0
     if price < OVERPRICED:
         return None
     offered = facts.forecast_at_one
-    if offered and rank.status == "measured" and alive <= HALF * offered:
+    if offered and counts_all(held_out) and alive <= HALF * offered:
         return (
             f"a nat costs {price:.3g} times the ELBO's price, where {alive:.0f} directions live; at that price itself "
             f"the data offers {offered}"

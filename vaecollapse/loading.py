@@ -115,8 +115,18 @@ _Plain.yaml_implicit_resolvers = {
 def read_config(directory: Path | str, trust: Sequence[str] = ()) -> DictConfig:
     """The run's resolved configuration, of which every `_target_` has been checked (see `check_target`).
 
-    Refused where there is none, where it is no safe YAML of at most 1 MB, where an interpolation is left in it, or
-    where it names what may not be built. `trust` are top-level packages whose classes may be named too.
+    Refused as by `config_content`, and where it names what may not be built. `trust` are top-level packages whose
+    classes may be named too.
+    """
+    content = config_content(directory)
+    check_targets(content, run_directory(directory), trust)
+    return OmegaConf.create(content)
+
+
+def config_content(directory: Path | str) -> dict:
+    """The run's resolved configuration as plain values, from which nothing is to be built.
+
+    Refused where there is none, where it is no safe YAML of at most 1 MB, or where an interpolation is left in it.
     """
     root = run_directory(directory)
     file, text = root / "config.yaml", read_text(root, "config.yaml")
@@ -138,8 +148,7 @@ def read_config(directory: Path | str, trust: Sequence[str] = ()) -> DictConfig:
                 f"{file} has an interpolation at {path}, which would be carried out here; a run's config.yaml is "
                 "written resolved: put the value in its place"
             )
-    check_targets(content, root, trust)
-    return OmegaConf.create(content)
+    return content
 
 
 def check_targets(content: dict, directory: Path, trust: Sequence[str] = ()) -> None:

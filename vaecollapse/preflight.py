@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from .audit import Audit
 from .batch import Batch
+from .detectors.conditions import are_shared, labels
 from .distributions.likelihoods import (
     BernoulliLikelihood,
     ElementwiseLikelihood,
@@ -113,10 +114,37 @@ def cells_of(x: Float[Tensor, "n *event"]) -> Float[Tensor, "few cells"]:
     return flat[torch.arange(most) * len(flat) // most if most < len(flat) else slice(None)].double()
 
 
+def expected(x: Float[Tensor, "n *event"], context: Shaped[Tensor, "n *context"]) -> Float[Tensor, "n *event"]:
+    """E[x|c] of each example: the mean of its condition where c is discrete, over the others of it; else linear in c,
+    which explains no more than E[x|c] does. A condition that nobody shares explains nothing."""
+    flat, label = x.flatten(1).double(), labels(context)
+    if are_shared(label):
+        _, row, count = label.unique(return_inverse=True, return_counts=True)
+        mine = torch.zeros(len(count), flat.shape[1], dtype=torch.float64).index_add_(0, row, flat)[row]
+        others = (count[row, None] - 1).double()
+        return torch.where(others > 0, (mine - flat) / others.clamp(min=1), flat.mean(0)).reshape(x.shape)
+    if not context.is_floating_point():
+        return flat.mean(0).expand_as(flat).reshape(x.shape)
+    seen = torch.nn.functional.pad(context.flatten(1).double(), (0, 1), value=1.0)
+    return (seen @ torch.linalg.lstsq(seen, flat).solution).reshape(x.shape)
+
+
+def unexplained(batch: Batch) -> Float[Tensor, "n *event"]:
+    """x − E[x|c], without a condition x − E[x]."""
+    if batch.context is None:
+        return batch.x - batch.x.mean(0)
+    rest = batch.x.double() - expected(batch.x, batch.context)
+    _, row, count = labels(batch.context).unique(return_inverse=True, return_counts=True)
+    # from a mean over the n − 1 others a deviation is too large by √(n/(n − 1))
+    shrink = ((count[row] - 1).clamp(min=1) / count[row].clamp(min=2)).where(count[row] > 1, torch.ones(())).sqrt()
+    return rest * shrink.reshape(-1, *[1] * (rest.ndim - 1)) if are_shared(labels(batch.context)) else rest
+
+
 def forecast(x: Float[Tensor, "n *event"], *, price: Price, units: int) -> Forecast:
     """How many directions of the data pay for themselves in a linear VAE, at most `units`.
 
-    Local stability of the collapsed point only (Lucas 2019): a nonlinear model may do better.
+    Local stability of the collapsed point only (Lucas 2019): a nonlinear model may do better. Of a conditional model
+    give what its condition leaves `unexplained`.
 
     >>> x = torch.randn(4096, 3, dtype=torch.float64) * torch.tensor([3.0, 1.0, 0.1])
     >>> forecast(x, price=lambda residual: 0.25, units=3).directions
@@ -128,9 +156,12 @@ def forecast(x: Float[Tensor, "n *event"], *, price: Price, units: int) -> Forec
     return settled(values, total, cells, price, units, errors=errors)
 
 
-def forecast_binary(x: Float[Tensor, "n *event"], *, beta: float, units: int) -> Forecast:
+def forecast_binary(
+    x: Float[Tensor, "n *event"], *, beta: float, units: int, rest: Float[Tensor, "n *event"] | None = None
+) -> Forecast:
     """As `forecast`, for a Bernoulli likelihood whose intercept is at the log-odds: directions of F^−½ Cov F^−½ above
-    β, F = diag p(1 − p), which is the correlation matrix of binary cells. Constant cells are left out.
+    β, F = diag p(1 − p), which is the correlation matrix of binary cells. Constant cells are left out. Of conditional
+    data, `rest` is what the condition leaves, and F the mean of p(1 − p) within it.
 
     ln p(x|z) is quadratic about the intercept with curvature F alone, so that collapse is stable where no direction
     lives; how many live at the optimum, where F is smaller, this only suggests.
@@ -139,10 +170,10 @@ def forecast_binary(x: Float[Tensor, "n *event"], *, beta: float, units: int) ->
     >>> [forecast_binary(x, beta=beta, units=2).directions for beta in (2.8, 3.1)]
     [1, 0]
     """
-    flat = cells_of(x)
-    odds = flat.mean(0)
-    spread = (odds * (1 - odds)).sqrt()
-    kept = spread > 0
+    flat = cells_of(x - x.mean(0) if rest is None else rest)
+    odds = cells_of(x) - flat
+    spread = (odds * (1 - odds)).clamp(min=0).mean(0).sqrt()
+    kept = spread > 1e-6
     if not kept.any():
         return Forecast(0, 0, beta, (), 0.0)
     return forecast(flat[:, kept] / spread[kept], price=lambda _: beta, units=units)
@@ -321,23 +352,27 @@ def survey(
     vae: VAE, training: Batch, held_out: Batch, *, beta: float, units: int, steps: int, warmup_ends: int
 ) -> Survey:
     """Forecast, floor table and price, for the likelihoods whose formulas are known: elementwise ones on the data or on
-    fixed features of it (Lucas 2019), Bernoulli, and the log term of a spectral distance."""
+    fixed features of it (Lucas 2019), Bernoulli, and the log term of a spectral distance. Of conditional data the
+    directions of x − E[x|c] count; where c is continuous, E[x|c] is read linearly, and nothing is decided by it."""
     plan = Survey(units, steps, warmup_ends, beta)
     likelihood, features = getattr(vae, "likelihood", None), getattr(vae, "features", None)
     check_data(vae, training, held_out)
+    rest = unexplained(training)
     if isinstance(likelihood, BernoulliLikelihood) and features is None:
-        found = forecast_binary(training.x, beta=beta, units=units)
+        found = forecast_binary(training.x, beta=beta, units=units, rest=rest)
         return plan._replace(forecast=found, beta_effective=beta)  # it has no scale that could be another than its own
     if (price := price_of(likelihood, beta)) is not None:
         if features is None:
-            found = forecast(training.x, price=price, units=units)
+            found = forecast(rest, price=price, units=units)
         else:
             parts = [likelihood_cells(features, batch) for batch in (training, held_out)]
             found = forecast_cells(*parts, price=price, units=units)
         # beta is in nats, and the scale may not be the one that fits: what a nat costs beside the residual's own
         effective = found.e / max(found.residual, 1e-300)
-        at_one = forecast(training.x, price=lambda residual: residual, units=units).directions if not features else None
-        return plan._replace(forecast=found, decides=not features, beta_effective=effective, at_one=at_one)
+        at_one = forecast(rest, price=lambda residual: residual, units=units).directions if not features else None
+        known = training.context is None or are_shared(labels(training.context))
+        decides = features is None and known
+        return plan._replace(forecast=found, decides=decides, beta_effective=effective, at_one=at_one)
     if not isinstance(likelihood, SpectralLikelihood):
         return plan
     table = floor_table(likelihood, training.part(slice(0, max(16, 2**21 // training.x[0].numel()))))

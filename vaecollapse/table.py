@@ -18,7 +18,7 @@ NAMES = {
     "train/gap": "value of z on training examples",
     "information_rank": "information rank",
     "mi": "I(x; z) (nats)",
-    "sigma_median": "median σ_q/σ_p",
+    "sigma_median": "median σ_q of its spread",
     "beta_effective": "price of a nat (ELBO = 1)",
     "dead_units": "dead units",
     "floor_saturation": "share of groups at the floor",

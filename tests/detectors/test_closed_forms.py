@@ -4,14 +4,27 @@ import math
 
 import pytest
 import torch
-from planted import EIGENVALUES, Planted, blind, collapsed, constant, findings_on, gaussian_data, informative, optimum
+from planted import (
+    EIGENVALUES,
+    Planted,
+    blind,
+    collapsed,
+    constant,
+    findings_on,
+    gaussian_data,
+    informative,
+    optimum,
+    probe,
+)
 from torch.distributions import Independent, Normal
 
 from vaecollapse.detectors.information_rank import InformationRank
 from vaecollapse.detectors.mutual_information import mutual_information
+from vaecollapse.detectors.posterior_variance import PosteriorVariance
 from vaecollapse.detectors.rate import kl_is_low
 from vaecollapse.distributions.flows import Flow
 from vaecollapse.elbo import closed_form_kl, moments, noise, pairwise_log_prob
+from vaecollapse.evaluation import read
 
 CASES = [(units, e, beta) for units in (1, 3, 5, 8) for e, beta in ((1.0, 1.0), (0.35, 1.0), (0.7, 2.0), (0.3, 3.0))]
 EXACT = 20_000
@@ -48,10 +61,8 @@ def test_readings_of_the_optimum(exact: torch.Tensor, units: int, e: float, beta
 
 def test_the_price_is_the_weight_under_any_loss_unit(exact: torch.Tensor) -> None:
     """Antithetic draws leave only the noise of ε², so many pairs pin the weight."""
-    from planted import probe
 
     from vaecollapse.detectors.price_of_a_nat import PriceOfANat
-    from vaecollapse.evaluation import read
 
     for beta in (0.01, 1.0, 4.0):
         found, _ = read(optimum(5, e=0.5, beta=beta), probe(exact[:300]), {"p": PriceOfANat(pairs=64, one_in=1)})
@@ -103,6 +114,32 @@ def test_rank_is_invariant_to_linear_maps_of_z(transform: torch.Tensor) -> None:
     detector.accumulate("mean", means)
     detector.outer, detector.within = means.T @ means, 1000 * a @ a.T
     assert float(detector.reading()) == 2
+
+
+@pytest.mark.parametrize(("width", "status"), [(0.0, "measured"), (0.02, "measured"), (0.3, "undecided")])
+def test_units_that_make_up_no_direction_together_cost_no_examples(width: float, status: str) -> None:
+    """Two directions and 100 units whose codes hardly move, from 300 examples: at .3 their noise could be one."""
+    idle = torch.randn(300, 100, generator=torch.Generator().manual_seed(1)).double()
+
+    def encoder(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = torch.cat([x[:, :2], width * idle[: len(x)]], 1)
+        return mean, torch.ones_like(mean)
+
+    readings, _ = read(Planted(encoder, blind), probe(gaussian_data(300), 300), {"rank": InformationRank()})
+    found = readings["information_rank"]
+    assert found.status == status
+    assert found.value == 2 or status == "undecided"
+
+
+@pytest.mark.parametrize("widening", [1.0, 0.1, 30.0])
+def test_a_wide_code_is_as_noiseless_as_a_narrow_sigma(widening: float) -> None:
+    """σ a thirtieth of the codes' spread, codes as wide as the prior or wider; of narrower codes the prior's counts."""
+    sd = torch.tensor(EIGENVALUES[:2]).double().sqrt()
+    coded = lambda x: (widening * x[:, :2] / sd, widening * torch.full((len(x), 2), 0.07).double())  # noqa: E731
+    readings, _ = read(Planted(coded, blind), probe(gaussian_data(2000)), {"sigma": PosteriorVariance()})
+    found = readings["sigma_median"]
+    assert found.value == pytest.approx(0.07 * (min(1.0, widening)), rel=0.05)
+    assert found.status == "material"
 
 
 def test_a_collapsed_flow_has_rank_zero_after_debiasing() -> None:

@@ -41,7 +41,7 @@ class DecoderVariance(Detector):
 
     `decoder_scale_at_floor`: at least `at_floor` of the scales lie within `near` × their floor; `residual_share`: the
     scale is fixed and E(x − x̂)²/Var(x) < `residual`, so that D falls without end; `decoder_scale_margin`: the scale
-    is learned and d − aβ ≤ `margin`, a the units that carry KL: the self-consistent s² = Σ λ_inactive/(d − aβ) of the
+    is learned and d − aβ < `margin`, a the units that carry KL: the self-consistent s² = Σ λ_inactive/(d − aβ) of the
     linear VAE has no solution there (Lucas 2019).
     """
 
@@ -128,7 +128,7 @@ class DecoderVariance(Detector):
         found.append(Finding("residual_share", share, error, n, status, self.residual))
         left = self.left()
         if left == left:
-            found.append(Finding("decoder_scale_margin", left, None, n, said(left <= self.margin), self.margin))
+            found.append(Finding("decoder_scale_margin", left, None, n, said(left < self.margin), self.margin))
         return found
 
     def findings(self) -> list[Finding]:

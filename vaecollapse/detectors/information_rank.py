@@ -78,13 +78,26 @@ class InformationRank(Detector):
         self.within = self.within + found.within(channels)
         self.draws = self.draws.clamp(min=found.draws or 0)
 
-    def eigenvalues(self) -> Tensor:
+    def covariances(self) -> tuple[Float[Tensor, "k k"], Float[Tensor, "k k"]]:
+        """Between examples, debiased where moments are of draws, and within them."""
         n = self.count("mean")
         centre = pooled(self.mean("mean")[None], int(self.channels) or self.mean("mean").numel())
         between, within = (self.outer - n * centre.T @ centre) / (n - 1), self.within / n
         if self.draws > 0:
             between = between - within / self.draws
-        return information_eigenvalues(between / len(centre), within / len(centre))
+        return between / len(centre), within / len(centre)
+
+    def eigenvalues(self) -> Tensor:
+        return information_eigenvalues(*self.covariances())
+
+    def idle(self) -> int:
+        """How many units, all of them together, could not make up one direction: Σ between/within ≤ `eigenvalue`.
+
+        They cost no examples: an eigenvalue of the whole exceeds that of the others by at most their sum (Weyl).
+        """
+        between, within = (part.diagonal() for part in self.covariances())
+        each = (between / within.clamp(min=1e-300)).clamp(min=0).sort().values
+        return int((each.cumsum(0) <= self.eigenvalue).sum())
 
     def reading(self) -> Tensor:
         if self.count("mean") < 2 or not bool(torch.isfinite(self.outer + self.within).all()):
@@ -98,8 +111,7 @@ class InformationRank(Detector):
             few = "fewer than two examples, or z is not finite"
             return [undefined("information_rank", many if self.channels > LARGEST else few)]
         values = self.eigenvalues()
-        units = len(values)
-        needed = self.examples_per_unit * units
+        needed = self.examples_per_unit * max(1, len(values) - self.idle())
         enough = n >= needed
         informative = values[values > self.eigenvalue]
         return [
@@ -113,5 +125,6 @@ class InformationRank(Detector):
                 "" if enough else f"too few examples: {n} of {needed}",
             ),
             Finding("information_rank_nats", float(0.5 * torch.log1p(informative).sum()), None, n),
+            Finding("information_in_means", float(0.5 * torch.log1p(values).sum()), None, n),
             Finding("information_eigenvalue_max", float(values[0]), None, n, threshold=self.eigenvalue),
         ]

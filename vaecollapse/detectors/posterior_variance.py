@@ -1,4 +1,5 @@
-"""The posterior's σ relative to the prior's. Collapse drives it to 1, a variance collapse to 0: opposite failures."""
+"""The posterior's σ relative to the prior's and to the codes' own spread. Collapse drives it to 1, a variance collapse
+to 0: opposite failures."""
 
 import torch
 from torch import Tensor
@@ -12,9 +13,11 @@ from .base import Detector, Finding, undefined
 
 
 class PosteriorVariance(Detector):
-    """σ_q/σ_p: smallest, mean, quantiles over units, median over units that carry KL, share at the head's own floor.
+    """σ_q/σ_p: smallest, mean, quantiles over units, share at the head's own floor; and over units that carry KL the
+    median of σ_q over the wider of prior and aggregate posterior, √(σ_q² + Var E[z]).
 
-    Of a flow the base Gaussian's σ is read. A small σ alone is no illness: the optimal linear VAE has σ = √(e/λ).
+    (An autoencoder is free to widen its codes instead of narrowing its noise; where the codes fill the prior, both are
+    one.) Of a flow the base Gaussian's σ is read. A small σ alone is no illness: the optimal linear VAE has σ = √(e/λ).
     `collapsed` is the median below which a variance collapse is considered (the price of a nat then decides).
     """
 
@@ -25,7 +28,7 @@ class PosteriorVariance(Detector):
         sizes = {"collapsed": collapsed, "carries": carries, "at_floor": at_floor, "floored": floored}
         check_least("detector.posterior_variance", 0, **sizes)
         self.collapsed, self.carries, self.at_floor, self.floored = collapsed, carries, at_floor, floored
-        self.add_column("sigma", "average", "kl", "floored")
+        self.add_column("sigma", "average", "kl", "floored", "square", "mean", "mean_square")
         self.add_state("smallest", torch.tensor(torch.inf, dtype=torch.float64), dist_reduce_fx="min", persistent=True)
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
@@ -37,6 +40,9 @@ class PosteriorVariance(Detector):
         prior = gaussian(elbo.prior)
         scale = (parameters[1] / (prior[1] if prior and not flow else 1.0)).flatten(1)
         self.accumulate("sigma", scale)
+        centre = (parameters[0] if not prior or flow else (parameters[0] - prior[0]) / prior[1]).flatten(1).double()
+        for name, numbers in (("square", scale.double().square()), ("mean", centre), ("mean_square", centre.square())):
+            self.accumulate(name, numbers)
         self.accumulate("average", scale.double().mean(1))
         self.smallest = torch.minimum(self.smallest, scale.detach().min().double())
         if elbo.kl.ndim > 1:
@@ -47,8 +53,9 @@ class PosteriorVariance(Detector):
             self.accumulate("floored", (parameters[1].flatten(1) <= self.at_floor * floor).double().mean(1))
 
     def reading(self) -> Tensor:
-        """The median σ_q/σ_p over the units whose KL exceeds `carries` (all units, where the KL has none)."""
-        sigma = self.mean("sigma")
+        """The median over the units whose KL exceeds `carries` (all units, where the KL has none)."""
+        spread = self.mean("square") + self.mean("mean_square") - self.mean("mean").square()
+        sigma = self.mean("sigma") / spread.clamp(min=1).sqrt()
         if self.count("kl"):
             sigma = sigma[self.mean("kl") > self.carries]
         return sigma.median() if sigma.numel() and self.count("sigma") else torch.tensor(torch.nan).double()

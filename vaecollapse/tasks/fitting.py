@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -89,7 +90,10 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
             made("logger", lambda logger=logger: logger.log_hyperparams(resolved))
             started.append(logger)
         with run.alone():
+            began = time.monotonic()
             fit(trainer, module, data, rewound(run, cfg, overrides, data) if cfg.resume else None)
+            if first_process():
+                run.write("trained.json", ended(trainer, module, time.monotonic() - began))
             if cfg.probe and monitor:
                 probed(monitor, module, data, trainer)
     finally:
@@ -99,6 +103,18 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     if plan.audit and paid and paid.value is not None and paid.se is not None:
         log.info("audit: %s", plan.audit.against(paid.value, paid.se) or "a trained nat costs what the loss charges")
     return Outcome(verdict.verdict if verdict else "inconclusive", verdict, directory)
+
+
+def ended(trainer: pl.Trainer, module: Training, seconds: float) -> dict[str, Any]:
+    """What trained.json says: in which circumstances the numbers came about. Callbacks that train otherwise tell
+    theirs; `seconds` are those since the last start."""
+    steps = trainer.global_step
+    said = {"steps": steps, "encoder_steps": steps, "decoder_steps": steps, "restarts": 0, "seconds": seconds,
+            "parameters": sum(p.numel() for p in module.vae.parameters())}  # fmt: skip
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        tell: Any = getattr(callback, "circumstances", None)
+        said |= tell() if tell else {}
+    return said
 
 
 def fit(trainer: pl.Trainer, module: Training, data: VAEData, going_on: Path | None) -> None:
