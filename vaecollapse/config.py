@@ -140,7 +140,10 @@ class EvaluateSchema:
     overrides: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name, options in (("split", ("train", "validation", "test")), ("checkpoint", ("best", "last", "ema"))):
+        for name, options in (
+            ("split", ("train", "validation", "test")),
+            ("checkpoint", ("best", "last", "ema", "healthy")),
+        ):
             if (value := getattr(self, name)) not in options:
                 raise Refused(f"{name}={value}{_nearest(value, options)} is none of {', '.join(options)}")
         for name, example in (("samples", 64), ("examples", 512)):

@@ -268,12 +268,14 @@ class Weights(NamedTuple):
 
 
 def checkpoint_of(directory: Path | str, which: str = "best", key: str = "run") -> Path:
-    """The file of the `best`, `last` or `ema` checkpoint. Refused where there is none yet."""
+    """The file of the `best`, `last`, `ema` or `healthy` checkpoint. Refused where there is none yet."""
     root = run_directory(directory, key)
     name = f"checkpoints/{which}.ckpt"
     if (root / name).is_symlink() or (root / name).exists():
         return inside(root, name)
-    other = next((each for each in ("best", "last", "ema") if (root / f"checkpoints/{each}.ckpt").exists()), None)
+    other = next(
+        (each for each in ("best", "last", "ema", "healthy") if (root / f"checkpoints/{each}.ckpt").exists()), None
+    )
     advice = f"type checkpoint={other}" if other and key == "run" else "wait for its first validation, or train again"
     raise Refused(f"{key}={root} has no {which} checkpoint: {advice}")
 

@@ -11,12 +11,16 @@ from torch.distributions import Normal
 from torch.utils.data import DataLoader, TensorDataset
 
 from vaecollapse import CollapseMonitor, config
+from vaecollapse.callbacks.intervention import carried_out, intervene
 from vaecollapse.callbacks.monitor import fading, unsettled
 from vaecollapse.callbacks.probes import own_probe
 from vaecollapse.datasets.gaussian import GaussianData
+from vaecollapse.elbo import Progress
+from vaecollapse.loading import load_weights
 from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
-from vaecollapse.regularizers.coefficients import Constant
+from vaecollapse.regularizers.coefficients import Constant, Linear
+from vaecollapse.regularizers.free_bits import FreeBits
 from vaecollapse.run import Run
 from vaecollapse.tasks import train
 from vaecollapse.training import Training
@@ -217,5 +221,64 @@ def test_on_alarm_stop_ends_training_where_collapse_is_forecast(tmp_path) -> Non
     events = Run(tmp_path).lines("events.jsonl")
     assert {"alarm": "forecast_collapse", "step": 0}.items() <= events[0].items()
     assert max(row["step"] for row in Run(tmp_path).lines("metrics.jsonl")) < 40
-    with pytest.raises(Refused, match="none of warn, stop"):
+    with pytest.raises(Refused, match="none of warn, stop, intervene"):
         CollapseMonitor(on_alarm="shout")
+
+
+# ---- interventions
+
+
+def regularizer(name: str) -> Beta | FreeBits:
+    if name == "beta":
+        return Beta(weight=Linear(value=4.0, warmup=0.5))
+    return FreeBits(weight=Linear(value=4.0, warmup=0.5), floor=0.5)
+
+
+@pytest.mark.parametrize(
+    ("alarm", "name", "moved"),
+    [
+        ("fading", "beta", [("beta", 4.0, 0.4)]),
+        ("forecast_collapse", "free_bits", [("beta", 4.0, 0.4)]),
+        ("variance_collapse", "beta", [("beta", 4.0, 40.0)]),
+    ],
+)
+def test_the_first_prescription_that_is_live_is_carried_out(alarm: str, name: str, moved: list) -> None:
+    priced = regularizer(name)
+    moves, others = intervene(alarm, priced, 4.0, floored=name == "free_bits")
+    assert [tuple(move) for move in moves] == moved
+    assert priced.weight(Progress(10, 10)) == moved[0][2] and priced.weight.end == 4.0
+    assert all("warmup=0.5" in other.overrides for other in others)  # a ramp that is over takes a run of its own
+
+
+def test_a_floor_is_lifted_and_what_cannot_all_be_done_is_not_begun() -> None:
+    priced = regularizer("free_bits")
+    assert [tuple(m) for m in carried_out(priced, {"free_bits": 0.0, "beta": 1.0})] == [
+        ("free_bits", 0.5, 0.0),
+        ("beta", 4.0, 1.0),
+    ]
+    plain = regularizer("beta")
+    assert [m.knob for m in carried_out(plain, {"free_bits": 0.0, "beta": 1.0})] == ["beta"]
+    assert carried_out(plain, {"beta": 2.0, "free_bits": 0.1}) == []
+    assert plain.weight.value == 1.0
+
+
+def test_an_intervention_revives_what_was_forecast_to_collapse_and_says_so(tmp_path, caplog) -> None:
+    """At twelve times what the first direction is worth: left alone z dies, a tenth of it leaves a living one."""
+    line = ["model=linear", "beta=12", "dataset.examples=800", "max_epochs=60", "trainer.accelerator=cpu",
+            f"logger.csv.directory={tmp_path}", "callback.collapse_monitor.every_n_steps=20"]  # fmt: skip
+    asked = [*line, "callback.collapse_monitor.on_alarm=intervene"]
+    with caplog.at_level("WARNING", logger="vaecollapse"):
+        outcome = train(config.compose(asked), tmp_path, asked)
+    assert "beta from 12 to 1.2" in caplog.text
+    assert outcome.diagnosis.readings["information_rank"].value >= 2
+    (event,) = [row for row in Run(tmp_path).lines("events.jsonl") if row["event"] == "intervention"]
+    assert event["moves"] == [{"knob": "beta", "old": 12.0, "new": 1.2}] and event["step"] == 0
+    assert any("warmup=0.5" in command and f"init_from={tmp_path}" in command for command in event["commands"])
+    kept = load_weights(tmp_path / "checkpoints" / "healthy.ckpt")
+    assert 0 < kept.step <= Run(tmp_path).lines("metrics.jsonl")[-1]["step"]
+    assert float(kept.state["regularizer.weight._extra_state"]) == 1.2
+    assert not (tmp_path / "checkpoints" / ".healthy.ckpt.part").exists()
+    again = [*line, f"init_from={tmp_path}", "max_epochs=1"]
+    with caplog.at_level("INFO", logger="vaecollapse"):
+        train(config.compose(again), tmp_path / "fork", again)
+    assert "healthy.ckpt" in caplog.text

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..resuming import LAST, PREVIOUS
 from ..run import Run
 
 log = logging.getLogger(__name__)
-BEST, EMA = "best.ckpt", "ema.ckpt"
+BEST, EMA, HEALTHY = "best.ckpt", "ema.ckpt", "healthy.ckpt"
 
 
 def ending(number: int) -> BaseException:
@@ -64,7 +65,7 @@ class Checkpoints(Checkpoint):
     or at the end of an epoch. Ctrl-C and SIGTERM wait for such a place while a step is being taken or written; several
     processes wait until all of them know, and stop together. A second signal does not wait. What goes wrong between
     two steps (an example that cannot be read, say) leaves a checkpoint of the first of them, what goes wrong within one
-    the last one before.
+    the last one before. Whoever sets `marked` has the next one kept as `healthy.ckpt` too.
     """
 
     def __init__(self, *, every_seconds: float = 30.0) -> None:
@@ -73,7 +74,7 @@ class Checkpoints(Checkpoint):
         self.run: Run | None = None
         self.best = math.inf
         self.saved_at, self.saved_step, self.epoch = -math.inf, 0, 0
-        self.stepping = self.exact = False
+        self.stepping = self.exact = self.marked = False
         self.asked = 0  # the signal that is to end training
         self.before: dict[int, Any] = {}
 
@@ -145,7 +146,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self.exact = self.between_steps(trainer)
         stop, due = self.agreed(trainer) if self.exact else (0, False)
-        if stop or due:
+        if stop or due or (self.marked and self.exact):
             self.save(trainer)
         self.stepping = False
         if stop or (self.asked and not self.several):
@@ -197,4 +198,13 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder / LAST)
+        if self.marked and trainer.is_global_zero:
+            beside = self.folder / f".{HEALTHY}.part"
+            beside.unlink(missing_ok=True)
+            try:
+                os.link(self.folder / LAST, beside)  # what is named last.ckpt next is another file
+            except OSError:
+                shutil.copyfile(self.folder / LAST, beside)
+            beside.replace(self.folder / HEALTHY)
+        self.marked = False
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step

@@ -35,12 +35,13 @@ from ..run import Run
 from ..training import Training
 from .checkpoints import Checkpoints
 from .foreign import Decode, Distance, Latents
+from .intervention import MOST, intervene
 from .offers import offer_histogram, offer_text
 from .probes import Probe, foreign_probe, own_probe
 
 log = logging.getLogger(__name__)
 Split = Literal["held_out", "training"]
-ALARMED = ("warn", "stop")
+ALARMED = ("warn", "stop", "intervene")
 GRAVE = ("forecast_collapse", "fading", "variance_collapse")  # the others may be what was asked for
 FADED, LOOKS = 0.75, 3  # of the value of z that is left after so many readings in a row, each lower than the last
 SHOWN = {
@@ -110,7 +111,9 @@ class CollapseMonitor(Callback):
     distance=f(x, decoded))`; with `latents` alone it can convict or be inconclusive, never acquit. `directory` is where
     verdict.json, units.csv and events.jsonl go (nowhere, if None).
 
-    Alarms are lines in the log, in events.jsonl and in the loggers; with `on_alarm` stop, one of `GRAVE` ends training.
+    Alarms are lines in the log, in events.jsonl and in the loggers. With `on_alarm` stop, one of `GRAVE` ends training;
+    with intervene, the first prescription that can be carried out on a training that runs is, a checkpoint of the last
+    healthy reading is kept as healthy.ckpt, and the command of a fork is printed where none can.
     """
 
     def __init__(
@@ -153,6 +156,7 @@ class CollapseMonitor(Callback):
         self.trend: list[tuple[float, float, float, float, float]] = []
         self.settled_at: float | None = None  # the share of training at which the KL weight reached its end
         self.alarms: set[str] = set()
+        self.interventions = 0
         self.probes: dict[Split, Probe] = {}
         self.last_look = self.last_full = 0
         self.reading = False
@@ -164,6 +168,7 @@ class CollapseMonitor(Callback):
         return {
             "trend": [list(row) for row in self.trend],
             "alarms": sorted(self.alarms),
+            "interventions": self.interventions,
             "settled_at": self.settled_at,
             "looks": [self.last_look, self.last_full],
             "verdict": self.verdict.as_dict() if self.verdict else None,
@@ -173,6 +178,7 @@ class CollapseMonitor(Callback):
         self.trend = [tuple(row) for row in state_dict["trend"]]
         self.alarms, self.settled_at = set(state_dict["alarms"]), state_dict["settled_at"]
         self.last_look, self.last_full = state_dict["looks"]
+        self.interventions = state_dict["interventions"]
         self.verdict = Verdict.from_dict(state_dict["verdict"]) if state_dict["verdict"] else None
 
     # --- when to read
@@ -185,7 +191,7 @@ class CollapseMonitor(Callback):
                 self.probes[split] = build(pl_module, loader, self.final_examples, self.block, self.functions)
 
         if self.survey and self.survey.directions == 0 and not trainer.global_step:
-            self.sound(trainer, {"forecast_collapse"})
+            self.sound(trainer, pl_module, {"forecast_collapse"})
             self.tell(Look(0, None, False, {"forecast_collapse"}, {}))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -256,8 +262,12 @@ class CollapseMonitor(Callback):
         verdict = diagnose(*self.evidence)
         if full or write:
             verdict = self.with_commands(verdict)
-        self.record(trainer, verdict, held_out, series, full=full or write)
+        self.record(trainer, module, verdict, held_out, series, full=full or write)
         self.verdict, self.latest, self.reading = verdict, held_out, False
+        if self.on_alarm == "intervene" and verdict.verdict == "healthy" and not self.alarms and not finished:
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, Checkpoints):
+                    callback.marked = True
         return verdict
 
     def with_commands(self, verdict: Verdict) -> Verdict:
@@ -309,7 +319,7 @@ class CollapseMonitor(Callback):
 
     # --- where it goes
 
-    def sound(self, trainer: Trainer, alarms: set[str]) -> None:
+    def sound(self, trainer: Trainer, module: LightningModule, alarms: set[str]) -> None:
         """A line in the log and in events.jsonl for each alarm; the forecast's is the only one at step 0."""
         where = {"step": trainer.global_step, "epoch": trainer.current_epoch}
         for alarm in sorted(alarms):
@@ -321,6 +331,38 @@ class CollapseMonitor(Callback):
         if self.on_alarm == "stop" and not alarms.isdisjoint(GRAVE):
             log.warning("step %d: training stops, as on_alarm=stop says", trainer.global_step)
             trainer.should_stop = True
+        if self.on_alarm == "intervene" and (grave := sorted(alarms.intersection(GRAVE))):
+            self.intervene(trainer, module, grave[0])
+
+    def intervene(self, trainer: Trainer, module: LightningModule, alarm: str) -> None:
+        """Does what can be done at once, says so, and prints the commands of what cannot."""
+        if not isinstance(module, Training) or self.interventions >= MOST:
+            log.warning("step %d: nothing is done about %s: %s", trainer.global_step, alarm,
+                        f"there were {MOST} interventions" if self.interventions else "no module of ours")  # fmt: skip
+            return
+        weight = float(module.regularizer.weight(Progress(module.total, module.total)))
+        moves, others = intervene(
+            alarm, module.regularizer, weight, floored=getattr(module.regularizer, "floor", 0) > 0
+        )
+        if moves:
+            self.interventions += 1
+            self.settled_at = share_done(trainer)  # the value of z is watched anew from here
+            log.warning("step %d: on %s, %s", trainer.global_step, alarm, " and ".join(map(str, moves)))
+        forks = [self.forked(prescription) for prescription in others]
+        commands = [fork.command for fork in forks if fork.command]
+        for command in commands:
+            log.warning("  or, as a run of its own: %s", command)
+        if self.run and trainer.is_global_zero:
+            where = {"step": trainer.global_step, "epoch": trainer.current_epoch, "event": "intervention"}
+            self.run.append("events.jsonl", {**where, "alarm": alarm, "moves": [m._asdict() for m in moves],
+                                             "commands": commands})  # fmt: skip
+
+    def forked(self, prescription: Prescription) -> Prescription:
+        """The prescription as a command that starts from this run's weights."""
+        if not self.command or not self.run:
+            return prescription
+        start = f"init_from={self.run.directory}"
+        return self.command(prescription._replace(overrides=(*prescription.overrides, start)))
 
     def tell(self, look: Look) -> None:
         for listen in self.listeners:
@@ -329,6 +371,7 @@ class CollapseMonitor(Callback):
     def record(
         self,
         trainer: Trainer,
+        module: LightningModule,
         verdict: Verdict,
         held_out: Mapping[str, Finding],
         series: Mapping[str, Any],
@@ -349,7 +392,7 @@ class CollapseMonitor(Callback):
                 offer_histogram(logger, f"val/units/{name}", values, trainer.global_step)
         changed = self.verdict is None or self.verdict.verdict != verdict.verdict
         fresh, self.alarms = alarms - self.alarms, alarms
-        self.sound(trainer, fresh)
+        self.sound(trainer, module, fresh)
         self.tell(Look(trainer.global_step, verdict, changed, fresh, series))
         if self.run is None or not trainer.is_global_zero:
             return

@@ -29,3 +29,11 @@ class Regularizer(nn.Module, ABC):
         """Told D and R once an optimizer step before it is taken, each the mean over the step's batches and over all
         processes, so that every process moves alike."""
         self.weight.observe(rate, progress)
+
+    def moved(self, knob: str, value: float) -> float | None:
+        """Sets a knob of a training that runs, by its name on the command line. Returns what it was, or None where
+        there is no such knob here."""
+        if knob != "beta":
+            return None
+        old, self.weight.value = self.weight.value, float(value)
+        return old

@@ -161,6 +161,12 @@ class FreeBits(Regularizer):
             self.before = self.sum / progress.parts
         return mean
 
+    def moved(self, knob: str, value: float) -> float | None:
+        if knob != "free_bits":
+            return super().moved(knob, value)
+        old, self.floor = self.floor, float(value)
+        return old
+
     def get_extra_state(self) -> Float[Tensor, " numbers"]:
         return torch.cat([torch.tensor([self.floor], dtype=torch.float64), self.before.flatten().cpu().double()])
 

@@ -216,9 +216,10 @@ def command_of(overrides: Sequence[str]):
 
 
 def weights_of(directory: str) -> loading.Weights:
-    """The best weights of another run where there are some, else its last."""
+    """The weights of another run: the last healthy ones where they were kept, else the best, else the last."""
     source = loading.run_directory(directory, "init_from")
-    name = "best" if (source / "checkpoints" / "best.ckpt").exists() else "last"
+    kept = (name for name in ("healthy", "best") if (source / "checkpoints" / f"{name}.ckpt").exists())
+    name = next(kept, "last")
     return loading.load_weights(loading.checkpoint_of(source, name, "init_from"))
 
 
