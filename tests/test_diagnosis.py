@@ -20,8 +20,9 @@ from planted import (
     verdict_on,
 )
 
+from vaecollapse import config
 from vaecollapse.detectors.base import Finding
-from vaecollapse.diagnosis import Facts, diagnose
+from vaecollapse.diagnosis import Bars, Facts, bars_of, diagnose
 from vaecollapse.elbo import Progress
 from vaecollapse.prescriptions import MEANING, STATES, prescribe
 from vaecollapse.refusal import Refused
@@ -296,3 +297,53 @@ def test_an_undecided_gap_over_no_rate_is_a_collapse(gap: float, rate: float, st
         "units": Finding("units", 16.0, None, 600),
     }
     assert diagnose(found).verdict == state
+
+
+# ---- the sizes that decide between states
+
+
+def reading(
+    name: str, value: float, status: str = "measured", se: float = 0.0, n: int = 3000, size: float | None = None
+):
+    return {name: Finding(name, value, se, n, status, size)}
+
+
+ALIVE = {
+    **said("gap", 5.0, "material", 0.1, size=0.1),
+    **said("mi", 4.0, "material", 0.1, size=0.1),
+    **said("rate", 4.0, "material", 0.1, size=0.1),
+    **said("information_rank", 3.0),
+    **said("information_in_means", 3.0),
+    **said("prior_hole", 0.0, "absent", 0.01, size=1.0),
+    **said("weight_declared", 1.0),
+}
+FEW = {**ALIVE, **said("gap", 1.0, "material", 0.05, 12, 0.1)}
+VARIED = {**said("rate", 20.0, size=0.1), **said("diversity_prior", 0.006)}
+
+
+@pytest.mark.parametrize(
+    ("bar", "moved", "held_out", "training", "facts"),
+    [
+        ("endless_rate", 0.5, ALIVE, {}, Facts(units=5)),
+        ("overpriced", 20.0, ALIVE, {}, Facts(beta_effective=8.0, forecast_at_one=8)),
+        ("half", 0.2, ALIVE, {}, Facts(forecast=6)),
+        ("blind", 1.0, ALIVE, {}, Facts(forecast=8)),
+        ("varied", 0.01, VARIED, {}, Facts(arithmetic=True)),
+        ("reference", 0.001, VARIED, {}, Facts(arithmetic=True)),
+        ("contrast_examples", 20, FEW, said("gap", 9.0, "material", 0.1, 12, 0.1), Facts()),
+        ("contrast_share", 0.05, FEW, said("gap", 9.0, "material", 0.1, 12, 0.1), Facts()),
+        ("mismatch", 0.5, {**ALIVE, **said("weight_declared", 0.8)}, {}, Facts(weight=1.0)),
+        ("unsettled", 0.5, ALIVE, ALIVE, Facts(unsettled=0.3)),
+        ("sure_examples", 5000, ALIVE, ALIVE, Facts()),
+    ],
+)
+def test_every_bar_moves_a_verdict(bar: str, moved: float, held_out, training, facts: Facts) -> None:
+    before, after = (diagnose(held_out, training, facts._replace(bars=bars_of(given))) for given in ({}, {bar: moved}))
+    assert (before.verdict, before.mechanisms, before.confidence) != (after.verdict, after.mechanisms, after.confidence)
+
+
+def test_the_bars_of_the_configuration_are_the_defaults() -> None:
+    assert bars_of(config.compose([]).callback.collapse_monitor.bars) == Bars()
+    for wrong in ({"halve": 0.5}, {"half": "most"}, {"half": -1.0}):
+        with pytest.raises(Refused, match=r"collapse_monitor\.bars"):
+            bars_of(wrong)

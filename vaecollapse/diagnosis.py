@@ -5,14 +5,14 @@ The value of z splits the families first: it is the one reading that needs no de
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from scipy.special import stdtrit
 
 from . import arithmetic
 from .detectors.base import Z95, Finding
 from .prescriptions import Prescription, State, prescribe
-from .refusal import Refused
+from .refusal import Refused, check_least
 
 Readings = Mapping[str, Finding]
 Confidence = Literal["high", "medium", "low"]
@@ -30,6 +30,35 @@ class Fork(NamedTuple):
     after: Mapping[str, Finding]
     better: Finding
     steps: int
+
+
+class Bars(NamedTuple):
+    """Sizes that decide between states and belong to no single detector; conf/callback/collapse_monitor.yaml gives each
+    its reason."""
+
+    endless_rate: float = 1e4
+    overpriced: float = 4.0
+    half: float = 0.5
+    blind: float = 2.0
+    varied: float = 0.2
+    reference: float = 0.035
+    contrast_examples: int = 10
+    contrast_share: float = 0.25
+    mismatch: float = 0.05
+    unsettled: float = 0.2
+    sure_examples: int = 2000
+
+
+def bars_of(given: Mapping[str, Any]) -> Bars:
+    """The sizes that decide between states, those given in place of the defaults. Refused where one is none."""
+    where = "callback.collapse_monitor.bars"
+    for name, number in given.items():
+        if name not in Bars._fields:
+            raise Refused(f"{where}.{name} is no size that a verdict knows: take {', '.join(Bars._fields)}")
+        if not isinstance(number, int | float):
+            raise Refused(f"{where}.{name}={number} is no number: leave it out for {getattr(Bars(), name):g}")
+        check_least(where, 0, **{name: number})
+    return Bars()._replace(**given)
 
 
 class Facts(NamedTuple):
@@ -69,6 +98,7 @@ class Facts(NamedTuple):
     distortion_reduction: str | None = None
     event_size: float | None = None
     free_bits_form: str | None = None
+    bars: Bars = Bars()
 
 
 class Verdict(NamedTuple):
@@ -106,15 +136,7 @@ class Verdict(NamedTuple):
         return cls(**{**own, "readings": readings, "prescriptions": prescriptions})
 
 
-# A bottleneck is called one at four times the ELBO's price or more, with half of the directions of that price or fewer.
-OVERPRICED, HALF = 4.0, 0.5
-LOWEST_REFERENCE = 0.035  # the smallest diversity of analogs measured on real rain (factor 2)
-FEW_VARIED = 0.2  # of the reference: prior samples that vary less are nearly one sample
-SMALL_SIGMA = 0.01
-UNSETTLED = 0.2  # relative movement over the last fifth of training that lowers confidence
-# The contrast of the two probes: fewer examples say nothing, and a held-out gap above this share of the training one is
-# a generalisation gap and no memory.
-CONTRAST_EXAMPLES, CONTRAST_SHARE = 10, 0.25
+SMALL_SIGMA = 0.01  # at which numbers of a log are held against a variance collapse
 MISSING = Finding("missing", None, status="undefined", note="not measured")
 
 
@@ -192,11 +214,11 @@ def directions(readings: Readings) -> float:
     return max(value(readings, "information_rank", 0.0), float(status(readings, "mi") == "material"))
 
 
-def counts_all(readings: Readings) -> bool:
+def counts_all(readings: Readings, facts: Facts) -> bool:
     """Does the rank see what there is? It takes enough examples, and most of I in the means: to what σ alone tells it
     is blind, and no direction that it misses may convict."""
     mi, means = readings.get("mi", MISSING), value(readings, "information_in_means")
-    blind = mi.status == "material" and interval(mi)[0] > 2 * means
+    blind = mi.status == "material" and interval(mi)[0] > facts.bars.blind * means
     return readings.get("information_rank", MISSING).status == "measured" and not blind
 
 
@@ -220,7 +242,7 @@ def decide(held_out: Readings, training: Readings, facts: Facts) -> Decision:
     for name, number in numbers.items():
         if number is not None and not math.isfinite(number):
             return Decision("diverged", seen, f"the {name} is not finite on held-out examples")
-    if (numbers["rate"] or 0.0) > 1e4 * max(1, facts.units):
+    if (numbers["rate"] or 0.0) > facts.bars.endless_rate * max(1, facts.units):
         return Decision("diverged", seen, f"the rate is {numbers['rate']:.4g} nats over {facts.units} units")
     gap = status(held_out, "gap")
     # Healthy runs read 1-61 nats with no information in their first steps, so nothing is said before one of these.
@@ -229,16 +251,16 @@ def decide(held_out: Readings, training: Readings, facts: Facts) -> Decision:
     if gap == "undefined" or held_out["gap"].se is None:  # without an error a gap is neither absent nor material
         return without_gap(held_out, facts)
     if gap == "absent":
-        return gap_absent(held_out, training)
-    return gap_material(held_out, training, facts) if gap == "material" else gap_undecided(held_out, training)
+        return gap_absent(held_out, training, facts)
+    return gap_material(held_out, training, facts) if gap == "material" else gap_undecided(held_out, training, facts)
 
 
-def gap_absent(held_out: Readings, training: Readings) -> Decision:
+def gap_absent(held_out: Readings, training: Readings, facts: Facts) -> Decision:
     mi = status(held_out, "mi")
     if status(held_out, "rate") == "absent" or value(held_out, "dead_units") == value(held_out, "units"):
         state, deciding = "posterior_collapse", ["gap", "rate", "information_rank"]
         why = phrase("another's z serves as well, and R is {rate:.3g} nats", held_out)
-    elif status(training, "gap") == "material" or memorised(held_out, training):
+    elif status(training, "gap") == "material" or memorised(held_out, training, facts.bars):
         state, deciding = "overfit", ["train/gap", "gap", "rate"]
         why = phrase("on training examples z is worth {gap:.3g}, on held-out ones nothing", training)
     elif mi == "absent":
@@ -258,7 +280,7 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     if status(held_out, "decoder_variance") == "material":
         why = "the likelihood's own scale has collapsed ({decoder_scale:.2g}), so D has no bound and no nat a price"
         return Decision("decoder_variance_collapse", ["decoder_scale", "distortion", "gap"], phrase(why, held_out))
-    if memorised(held_out, training):
+    if memorised(held_out, training, facts.bars):
         return kept_little(held_out, training)
     if status(held_out, "sigma_median") == "material" and status(held_out, "beta_effective") == "absent":
         why = "the median σ is {sigma_median:.2g} and a nat costs {beta_effective:.2g} of the ELBO's price"
@@ -273,7 +295,7 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     if squeezed := over_compressed(held_out, facts, alive):
         return Decision("over_compressed", ["beta_effective", "information_rank", "gap"], squeezed)
     rank = held_out.get("information_rank", MISSING)
-    if facts.forecast and counts_all(held_out) and alive <= facts.forecast / 2:
+    if facts.forecast and counts_all(held_out, facts) and alive <= facts.bars.half * facts.forecast:
         why = f"{alive:.0f} of the {facts.forecast} directions that the data offers at this price are alive"
         return Decision("partial_collapse", ["information_rank", "gap", "rate"], why)
     if not facts.held_out:
@@ -281,7 +303,7 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     replaced = status(held_out, "mi") == "undefined" and rank.status == "measured" and (rank.value or 0.0) >= 1
     if status(held_out, "mi") != "material" and not replaced:
         return Decision("inconclusive", shown, "the decoder uses z, but no information was measured in it")
-    where = "{alive:.0f} directions carry information" if counts_all(held_out) else "z informs by {mi:.3g} nats"
+    where = "{alive:.0f} directions carry information" if counts_all(held_out, facts) else "z informs by {mi:.3g} nats"
     why = phrase(f"another's z costs {{gap:.3g}}, and {where}", held_out, alive=alive)
     if facts.finished and not no_hole(held_out):  # while training nothing so dear is read
         return Decision("inconclusive", shown, f"{why}; whether q(z) fills the prior is not settled")
@@ -316,10 +338,10 @@ def over_compressed(held_out: Readings, facts: Facts, alive: float) -> str | Non
     Below four times the ELBO's price nothing is called one: at that price an optimum leaves what it should.
     """
     price = facts.beta_effective or 0.0
-    if price < OVERPRICED:
+    if price < facts.bars.overpriced:
         return None
     offered = facts.forecast_at_one
-    if offered and counts_all(held_out) and alive <= HALF * offered:
+    if offered and counts_all(held_out, facts) and alive <= facts.bars.half * offered:
         return (
             f"a nat costs {price:.3g} times the ELBO's price, where {alive:.0f} directions live; at that price itself "
             f"the data offers {offered}"
@@ -328,7 +350,7 @@ def over_compressed(held_out: Readings, facts: Facts, alive: float) -> str | Non
     if fork is None or mean.value is None:
         return None
     gained, whole = fork.better.value or 0.0, (fork.better.value or 0.0) + mean.value
-    if interval(fork.better)[0] > HALF * whole > 0:
+    if interval(fork.better)[0] > facts.bars.half * whole > 0:
         return (
             f"without the KL's price D falls by {gained:.3g}, more than half of the {whole:.3g} that z could be worth"
         )
@@ -348,17 +370,17 @@ def small_interval(finding: Finding) -> tuple[float, float]:
     return (finding.value or 0.0) - half, (finding.value or 0.0) + half
 
 
-def memorised(held_out: Readings, training: Readings) -> bool:
+def memorised(held_out: Readings, training: Readings, bars: Bars) -> bool:
     """Is the value of z on held-out examples clearly a small part of what it is on training ones?
 
     A contrast needs fewer examples than a statement about either split: no δ has to be ruled out on held-out examples,
     and a small training split is read whole.
     """
     mine, other = training.get("gap", MISSING), held_out.get("gap", MISSING)
-    if mine.value is None or other.value is None or min(mine.n, other.n) < CONTRAST_EXAMPLES:
+    if mine.value is None or other.value is None or min(mine.n, other.n) < bars.contrast_examples:
         return False
     least, most = small_interval(mine)[0], small_interval(other)[1]
-    return least > (mine.threshold or 0.0) and most < max(other.threshold or 0.0, CONTRAST_SHARE * least)
+    return least > (mine.threshold or 0.0) and most < max(other.threshold or 0.0, bars.contrast_share * least)
 
 
 def kept_little(held_out: Readings, training: Readings) -> Decision:
@@ -371,9 +393,9 @@ def kept_little(held_out: Readings, training: Readings) -> Decision:
     return Decision("overfit", ["train/gap", "gap", "rate"], why)
 
 
-def gap_undecided(held_out: Readings, training: Readings) -> Decision:
+def gap_undecided(held_out: Readings, training: Readings, facts: Facts) -> Decision:
     gap = held_out["gap"]
-    if memorised(held_out, training):
+    if memorised(held_out, training, facts.bars):
         return kept_little(held_out, training)
     if status(held_out, "floor_saturation") == "material":
         why = "{floor_saturation:.0%} of the groups sit at the floor; what lies under it is undecided"
@@ -383,7 +405,7 @@ def gap_undecided(held_out: Readings, training: Readings) -> Decision:
     if low <= 0 and status(held_out, "rate") == "absent":  # a little I may be worth a little, hence the interval
         why = phrase("R is {rate:.3g} nats, I is never more, and no value of z is seen", held_out)
         return Decision("posterior_collapse", ["rate", "gap", "information_rank"], why)
-    if low > 0 and high < 2 * size and units / 2 <= value(held_out, "dead_units") < units:
+    if low > 0 and high < 2 * size and facts.bars.half * units <= value(held_out, "dead_units") < units:
         why = phrase("{dead_units:.0f} of {units:.0f} units are dead", held_out)
         return Decision("partial_collapse", ["gap", "dead_units", "rate"], why)
     why = f"the gap lies in [{low:.3g}, {high:.3g}] over {gap.n} examples, which does not decide against {size:.3g}"
@@ -407,12 +429,12 @@ def without_gap(held_out: Readings, facts: Facts) -> Decision:
         deciding = ["kl_over_floor", "fb_percent", "rate"] if numbers else ["floor_saturation", "rate", "mi"]
         return Decision("rate_pinned", deciding, phrase(why, held_out))
     mean, after, floor = (value(held_out, name) for name in ("kl_mean_per_unit", "kl_after_floor", "floor"))
-    if mean > floor > 0 and arithmetic.most_reached(mean, after, floor) < HALF:
+    if mean > floor > 0 and arithmetic.most_reached(mean, after, floor) < facts.bars.half:
         share = arithmetic.most_reached(mean, after, floor)
         why = f"at most {share:.2g} of the groups reach the floor, though their mean lies above it"
         return Decision("partial_collapse", ["kl_mean_per_unit", "kl_after_floor", "floor"], why)
-    varied, reference = value(held_out, "diversity_prior"), value(held_out, "diversity_reference", LOWEST_REFERENCE)
-    if numbers and varied < FEW_VARIED * reference and (rate.value or 0.0) >= (rate.threshold or 0.0):
+    varied, reference = value(held_out, "diversity_prior"), value(held_out, "diversity_reference", facts.bars.reference)
+    if numbers and varied < facts.bars.varied * reference and (rate.value or 0.0) >= (rate.threshold or 0.0):
         why = phrase("R is {rate:.3g} nats, but prior samples vary by {diversity_prior:.2g} alone", held_out)
         return Decision("bypassed_latent", ["diversity_prior", "rate", "diversity_reference"], why)
     if value(held_out, "weight_declared") == 0:
@@ -448,13 +470,13 @@ def find_mechanisms(held_out: Readings, facts: Facts, state: str) -> list[str]:
     )
     # At the schedule's end the weight that acts must be the one declared for it, and the one the trained model shows
     # unless a floor is in the way.
-    late = facts.finished and facts.weight is not None and abs(applied - weight) > 0.05 * weight
+    late = facts.finished and facts.weight is not None and abs(applied - weight) > facts.bars.mismatch * weight
     unseen = (
         facts.finished
         and weight > 0
         and not floored
         and price.value is not None
-        and interval(price)[1] < 0.05 * weight
+        and interval(price)[1] < facts.bars.mismatch * weight
         and status(held_out, "gap") != "absent"  # of a z that nobody reads no price can be seen
     )
     found = {
@@ -493,7 +515,7 @@ def sank(facts: Facts) -> bool:
     before, after = (value(part, "rate") for part in (fork.before, fork.after))
     lost = value(fork.before, "gap", 0.0) - value(fork.after, "gap", 0.0)
     size = fork.before.get("gap", MISSING).threshold or 0.0
-    return after < HALF * before and lost < size
+    return after < facts.bars.half * before and lost < size
 
 
 SAID = {
@@ -520,7 +542,7 @@ def remarks(held_out: Readings, training: Readings, facts: Facts, mechanisms: li
         said.append(f"held-out examples keep {max(0.0, kept):.0%} of z's value on training ones")
     if value(held_out, "kl_is_low", 0.0) == 1:
         said.append(phrase("the KL is low ({rate:.3g} nats); alone that decides nothing", held_out))
-    if facts.unsettled is not None and facts.unsettled > UNSETTLED:
+    if facts.unsettled is not None and facts.unsettled > facts.bars.unsettled:
         said.append(f"gap or R moved {facts.unsettled:.0%} over the last fifth of training: it has not settled")
     return said + (in_numbers(held_out, facts) if facts.arithmetic else [])
 
@@ -621,10 +643,10 @@ def confidence(held_out: Readings, training: Readings, facts: Facts, state: str)
     if facts.arithmetic:
         return "medium" if state == "fake_rate" and value(held_out, "active_units") == 0 else "low"
     gap = held_out.get("gap", MISSING)
-    unsettled = (facts.unsettled or 0) > UNSETTLED or not facts.schedule_done
+    unsettled = (facts.unsettled or 0) > facts.bars.unsettled or not facts.schedule_done
     if gap.status not in ("material", "absent") or unsettled:
         return "low"
     low, high = interval(gap)
     size = gap.threshold or 0.0
     clear = low > 2 * size if gap.status == "material" else high < size / 2
-    return "high" if clear and min(gap.n, training.get("gap", MISSING).n) >= 2000 else "medium"
+    return "high" if clear and min(gap.n, training.get("gap", MISSING).n) >= facts.bars.sure_examples else "medium"

@@ -25,7 +25,7 @@ from ..detectors.price_of_a_nat import PriceOfANat
 from ..detectors.prior_samples import PriorSamples
 from ..detectors.rate import Rate
 from ..detectors.temperature import Temperature
-from ..diagnosis import MISSING, Facts, Fork, Verdict, diagnose, status, value
+from ..diagnosis import MISSING, Facts, Fork, Verdict, bars_of, diagnose, status, value
 from ..elbo import Progress
 from ..evaluation import read
 from ..preflight import Survey
@@ -131,12 +131,13 @@ class CollapseMonitor(Callback):
         full_every_n_steps: int = 10_000,
         seed: int = 0,
         on_alarm: str = "warn",
+        bars: Mapping[str, Any] | None = None,
         directory: str | None = None,
     ) -> None:
         super().__init__()
         if on_alarm not in ALARMED:
             raise Refused(f"on_alarm={on_alarm} is none of {', '.join(ALARMED)}: leave it out to be warned")
-        self.on_alarm = on_alarm
+        self.on_alarm, self.bars = on_alarm, bars_of(bars or {})
         counts = {"examples": examples, "final_examples": final_examples, "block": block,
                   "every_n_steps": every_n_steps, "full_every_n_steps": full_every_n_steps}  # fmt: skip
         if small := [f"{name}={count}" for name, count in counts.items() if count < 1]:
@@ -315,6 +316,7 @@ class CollapseMonitor(Callback):
             knobs=self.knobs,
             held_out="held_out" in self.probes,
             floor=value(held_out, "floor", 0.0),
+            bars=self.bars,
         )
 
     # --- where it goes

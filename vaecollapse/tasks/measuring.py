@@ -16,7 +16,7 @@ from .. import config, loading
 from ..batch import Batch, collate
 from ..datasets.base import VAEData
 from ..detectors.base import Detector, Finding
-from ..diagnosis import Facts, Verdict, diagnose
+from ..diagnosis import Facts, Verdict, bars_of, diagnose
 from ..diagnosis import value as value_of
 from ..elbo import ELBO, Objective, Progress
 from ..evaluation import blocks_of, bound, distinct, read, reconstruction, spread
@@ -236,6 +236,7 @@ def facts_of(
         schedule_done=settled,
         floor=value_of(found, "floor", 0.0),
         held_out=held_out,
+        bars=bars_of(OmegaConf.select(cfg, "callback.collapse_monitor.bars") or {}),
     )
 
 
