@@ -302,9 +302,7 @@ def test_an_undecided_gap_over_no_rate_is_a_collapse(gap: float, rate: float, st
 # ---- the sizes that decide between states
 
 
-def said(
-    name: str, value: float, status: str = "measured", se: float = 0.0, n: int = 3000, size: float | None = None
-):
+def said(name: str, value: float, status: str = "measured", se: float = 0.0, n: int = 3000, size: float | None = None):
     return {name: Finding(name, value, se, n, status, size)}
 
 
