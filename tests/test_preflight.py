@@ -6,6 +6,7 @@ from planted import EIGENVALUES, gaussian_data, optimum, probe
 
 from vaecollapse.batch import Batch
 from vaecollapse.datasets.audio import AudioFolderData
+from vaecollapse.detectors.conditions import labels
 from vaecollapse.distributions.likelihoods import (
     BernoulliLikelihood,
     LaplaceLikelihood,
@@ -16,6 +17,7 @@ from vaecollapse.models.linear import LinearVAE
 from vaecollapse.nn.spectral import LogMel
 from vaecollapse.preflight import (
     crossed,
+    expected,
     floor_table,
     forecast,
     forecast_binary,
@@ -277,6 +279,23 @@ def test_a_condition_of_ones_own_explains_nothing() -> None:
     torch.testing.assert_close(unexplained(Batch(x, torch.arange(200))), x - x.mean(0))
 
 
+@pytest.mark.parametrize("width", [1, 200, 900, 2000])
+def test_a_condition_that_is_noise_takes_nothing_off(width: int) -> None:
+    """As many numbers as examples would fit any x on the examples they are fitted to."""
+    x, _ = classes_apart(1000, classes=1, spread=0.0)
+    c = torch.randn(1000, width, generator=torch.Generator().manual_seed(3))
+    ratio = unexplained(Batch(x, c)).square().mean(0) / x.var(0)
+    assert bool((ratio > 0.97).all()) and bool((ratio < 1.15).all())
+
+
+def test_examples_alone_in_their_condition_are_left_out_of_what_it_leaves() -> None:
+    x, c = classes_apart(600, classes=3, spread=3.0)
+    c[:200] = torch.arange(100, 300)
+    within = unexplained(Batch(x, c))
+    assert len(within) == 400
+    torch.testing.assert_close(within.square().mean(0)[:2], torch.tensor([4.0, 4.0]).double(), rtol=0.2, atol=0.0)
+
+
 def test_bits_that_the_class_tells_are_not_forecast() -> None:
     """Six bits that are the class's own, and three that are one and the same."""
     generator = torch.Generator().manual_seed(1)
@@ -285,4 +304,5 @@ def test_bits_that_the_class_tells_are_not_forecast() -> None:
     free = (torch.rand(4000, 1, generator=generator) < 0.5).expand(-1, 3)
     batch = Batch(torch.cat([told, free], 1).double(), c)
     assert forecast_binary(batch.x, beta=2.0, units=4).directions == 2
-    assert forecast_binary(batch.x, beta=2.0, units=4, rest=unexplained(batch)).directions == 1
+    given = expected(batch.x, c, labels(c))
+    assert forecast_binary(batch.x, beta=2.0, units=4, odds=given).directions == 1

@@ -222,6 +222,17 @@ def counts_all(readings: Readings, facts: Facts) -> bool:
     return readings.get("information_rank", MISSING).status == "measured" and not blind
 
 
+def at_most(readings: Readings, facts: Facts) -> float | None:
+    """The most directions that can carry information: the rank (times the positions of a spatial latent) where it sees
+    all, and never more than there are live units. None where neither is known."""
+    known = []
+    if counts_all(readings, facts):
+        known.append(value(readings, "directions_at_most", directions(readings)))
+    if (dead := readings.get("dead_units", MISSING).value) is not None and "units" in readings:
+        known.append(value(readings, "units") - dead)
+    return max(min(known), float(status(readings, "mi") == "material")) if known else None
+
+
 # ---- the state
 
 
@@ -292,11 +303,12 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     if status(held_out, "hole_auc") == status(held_out, "prior_samples") == "material":
         why = "q(z) and the prior are told apart ({hole_auc:.2f}), and what prior samples decode to is worse for it"
         return Decision("prior_hole", ["hole_auc", "prior_samples", "gap"], phrase(why, held_out))
-    if squeezed := over_compressed(held_out, facts, alive):
+    if squeezed := over_compressed(held_out, facts):
         return Decision("over_compressed", ["beta_effective", "information_rank", "gap"], squeezed)
     rank = held_out.get("information_rank", MISSING)
-    if facts.forecast and counts_all(held_out, facts) and alive <= facts.bars.half * facts.forecast:
-        why = f"{alive:.0f} of the {facts.forecast} directions that the data offers at this price are alive"
+    most = at_most(held_out, facts)
+    if facts.forecast and most is not None and most <= facts.bars.half * facts.forecast:
+        why = f"{most:.0f} of the {facts.forecast} directions that the data offers at this price are alive"
         return Decision("partial_collapse", ["information_rank", "gap", "rate"], why)
     if not facts.held_out:
         return Decision("inconclusive", shown, "z serves the training examples; no held-out ones were read")
@@ -332,7 +344,7 @@ def ruled_out(part: Finding) -> bool:
     return known and interval(part)[1] < (part.threshold or 0.0)
 
 
-def over_compressed(held_out: Readings, facts: Facts, alive: float) -> str | None:
+def over_compressed(held_out: Readings, facts: Facts) -> str | None:
     """Why the latent is a bottleneck: the price against the ELBO's, or what an autoencoder recovers; None if not.
 
     Below four times the ELBO's price nothing is called one: at that price an optimum leaves what it should.
@@ -340,10 +352,10 @@ def over_compressed(held_out: Readings, facts: Facts, alive: float) -> str | Non
     price = facts.beta_effective or 0.0
     if price < facts.bars.overpriced:
         return None
-    offered = facts.forecast_at_one
-    if offered and counts_all(held_out, facts) and alive <= facts.bars.half * offered:
+    offered, most = facts.forecast_at_one, at_most(held_out, facts)
+    if offered and most is not None and most <= facts.bars.half * offered:
         return (
-            f"a nat costs {price:.3g} times the ELBO's price, where {alive:.0f} directions live; at that price itself "
+            f"a nat costs {price:.3g} times the ELBO's price, where {most:.0f} directions live; at that price itself "
             f"the data offers {offered}"
         )
     fork, mean = facts.forks.get("price"), held_out.get("gap_mean", MISSING)
@@ -379,6 +391,9 @@ def memorised(held_out: Readings, training: Readings, bars: Bars) -> bool:
     mine, other = training.get("gap", MISSING), held_out.get("gap", MISSING)
     if mine.value is None or other.value is None or min(mine.n, other.n) < bars.contrast_examples:
         return False
+    costs = held_out.get("distortion", MISSING), training.get("distortion", MISSING)
+    if all(each.value is not None for each in costs) and not small_interval(costs[0])[1] > (costs[1].value or 0.0):
+        return False  # what is known by heart costs less; held-out examples that vary less are another matter
     least, most = small_interval(mine)[0], small_interval(other)[1]
     return least > (mine.threshold or 0.0) and most < max(other.threshold or 0.0, bars.contrast_share * least)
 
@@ -409,7 +424,9 @@ def gap_undecided(held_out: Readings, training: Readings, facts: Facts) -> Decis
         why = phrase("{dead_units:.0f} of {units:.0f} units are dead", held_out)
         return Decision("partial_collapse", ["gap", "dead_units", "rate"], why)
     why = f"the gap lies in [{low:.3g}, {high:.3g}] over {gap.n} examples, which does not decide against {size:.3g}"
-    if low > size or high < size:
+    if gap.note:
+        why = f"the gap lies in [{low:.3g}, {high:.3g}]: {gap.note}"
+    elif low > size or high < size:
         said = "show that it matters" if low > size else "rule it out"
         why = f"the gap lies in [{low:.3g}, {high:.3g}], but {gap.n} examples are too few to {said}"
     return Decision("inconclusive", ["gap", "rate", "mi"], why)
@@ -419,10 +436,10 @@ def without_gap(held_out: Readings, facts: Facts) -> Decision:
     """No decoder was read: convict or be inconclusive, never acquit (I ≤ R proves collapse at R ~ 0)."""
     shown = ["rate", "mi", "information_rank"]
     rate, mi = held_out.get("rate", MISSING), held_out.get("mi", MISSING)
-    numbers = facts.arithmetic  # a log gives no errors: its numbers are taken as they stand, and confidence is low
-    if below(rate, numbers):
+    numbers = facts.arithmetic
+    if rate.status == "absent":
         return Decision("posterior_collapse", shown, phrase("R is {rate:.3g} nats, and I is never more", held_out))
-    if rate.value is not None and below(mi, numbers):
+    if rate.value is not None and mi.status == "absent":
         return Decision("fake_rate", shown, phrase("R is {rate:.3g} nats and I(x; z) is {mi:.2g}", held_out))
     if status(held_out, "floor_saturation") == "material" or (numbers and pinned_in_log(held_out, facts)):
         why = "the KL sits at {kl_over_floor:.2f} of its floor, and {fb_percent:.0f} % of it is free"
@@ -442,12 +459,6 @@ def without_gap(held_out: Readings, facts: Facts) -> Decision:
     return Decision("inconclusive", shown, "the decoder was not read, so z cannot be acquitted")
 
 
-def below(finding: Finding, numbers: bool) -> bool:
-    """Absent; of a number without an error, below the size that matters."""
-    bare = numbers and finding.value is not None and finding.threshold is not None
-    return finding.status == "absent" or (bare and (finding.value or 0.0) < (finding.threshold or 0.0))
-
-
 def pinned_in_log(held_out: Readings, facts: Facts) -> bool:
     mean, floor = value(held_out, "kl_mean_per_unit"), value(held_out, "floor")
     after = held_out.get("kl_after_floor", MISSING).value
@@ -465,9 +476,7 @@ def find_mechanisms(held_out: Readings, facts: Facts, state: str) -> list[str]:
     forceless = (
         force.value is not None and force.value < (force.threshold or 0) and status(held_out, "rate") != "absent"
     )
-    inert = facts.finished and (
-        applied == 0 or reached(held_out, "zero_gradient") or (forceless and status(held_out, "rate") != "absent")
-    )
+    inert = facts.finished and (applied == 0 or reached(held_out, "zero_gradient") or forceless)
     # At the schedule's end the weight that acts must be the one declared for it, and the one the trained model shows
     # unless a floor is in the way.
     late = facts.finished and facts.weight is not None and abs(applied - weight) > facts.bars.mismatch * weight
@@ -637,14 +646,13 @@ def missing(held_out: Readings, training: Readings, facts: Facts) -> list[str]:
 
 
 def confidence(held_out: Readings, training: Readings, facts: Facts, state: str) -> Confidence:
-    """High: limits clear by a factor 2 and at least 2000 examples of either split; low: no gap, or the trend unsettled.
-    Of numbers
-    alone never more than medium, and that where two of them agree."""
+    """High: limits clear by a factor 2 and at least 2000 examples of either split; low: no gap, one split, or the trend
+    unsettled. Of numbers alone never more than medium, and that where two of them agree."""
     if facts.arithmetic:
         return "medium" if state == "fake_rate" and value(held_out, "active_units") == 0 else "low"
     gap = held_out.get("gap", MISSING)
     unsettled = (facts.unsettled or 0) > facts.bars.unsettled or not facts.schedule_done
-    if gap.status not in ("material", "absent") or unsettled:
+    if gap.status not in ("material", "absent") or unsettled or not training:
         return "low"
     low, high = interval(gap)
     size = gap.threshold or 0.0

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from .audit import Audit
@@ -26,6 +26,7 @@ from .vae import VAE
 
 DOUBT = 2.5  # standard errors by which a direction must exceed its price to be forecast alive
 MOST_NUMBERS = 2**25  # of the examples that a forecast is made from
+FEW = 20  # examples for a number that is fitted to them
 WIDE = 1024  # cells beyond which half as many examples do: the directions are then those of the examples
 
 
@@ -114,30 +115,41 @@ def cells_of(x: Float[Tensor, "n *event"]) -> Float[Tensor, "few cells"]:
     return flat[torch.arange(most) * len(flat) // most if most < len(flat) else slice(None)].double()
 
 
-def expected(x: Float[Tensor, "n *event"], context: Shaped[Tensor, "n *context"]) -> Float[Tensor, "n *event"]:
-    """E[x|c] of each example: the mean of its condition where c is discrete, over the others of it; else linear in c,
-    which explains no more than E[x|c] does. A condition that nobody shares explains nothing."""
-    flat, label = x.flatten(1).double(), labels(context)
+def expected(
+    x: Float[Tensor, "n *event"], context: Shaped[Tensor, "n *context"], label: Int[Tensor, " n"]
+) -> Float[Tensor, "n *event"]:
+    """E[x|c] of each example. Where c is discrete (`label` is shared) the mean of its condition; where c is continuous
+    what is linear in its first principal components, fitted on the other half of the examples, which explains no more
+    than E[x|c] does; of tokens that nobody shares, nothing."""
+    flat = x.flatten(1).double()
     if are_shared(label):
         _, row, count = label.unique(return_inverse=True, return_counts=True)
-        mine = torch.zeros(len(count), flat.shape[1], dtype=torch.float64).index_add_(0, row, flat)[row]
-        others = (count[row, None] - 1).double()
-        return torch.where(others > 0, (mine - flat) / others.clamp(min=1), flat.mean(0)).reshape(x.shape)
+        total = torch.zeros(len(count), flat.shape[1], dtype=torch.float64).index_add_(0, row, flat)
+        return (total / count[:, None])[row].reshape(x.shape)
     if not context.is_floating_point():
         return flat.mean(0).expand_as(flat).reshape(x.shape)
-    seen = torch.nn.functional.pad(context.flatten(1).double(), (0, 1), value=1.0)
-    return (seen @ torch.linalg.lstsq(seen, flat).solution).reshape(x.shape)
+    seen = context.flatten(1).double()
+    seen = (seen - seen.mean(0)) @ principal(seen - seen.mean(0))[:, : max(1, len(x) // (2 * FEW))]
+    seen = torch.nn.functional.pad(seen, (0, 1), value=1.0)
+    out = torch.empty_like(flat)
+    for mine, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        out[mine] = seen[mine] @ torch.linalg.lstsq(seen[other], flat[other]).solution
+    return out.reshape(x.shape)
 
 
-def unexplained(batch: Batch) -> Float[Tensor, "n *event"]:
-    """x − E[x|c], without a condition x − E[x]."""
+def unexplained(batch: Batch) -> Float[Tensor, "rest *event"]:
+    """x − E[x|c], without a condition x − E[x]. Deviations from a mean of n examples are √(n/(n − 1)) larger."""
     if batch.context is None:
         return batch.x - batch.x.mean(0)
-    rest = batch.x.double() - expected(batch.x, batch.context)
-    _, row, count = labels(batch.context).unique(return_inverse=True, return_counts=True)
-    # from a mean over the n − 1 others a deviation is too large by √(n/(n − 1))
-    shrink = ((count[row] - 1).clamp(min=1) / count[row].clamp(min=2)).where(count[row] > 1, torch.ones(())).sqrt()
-    return rest * shrink.reshape(-1, *[1] * (rest.ndim - 1)) if are_shared(labels(batch.context)) else rest
+    label = labels(batch.context)
+    rest = batch.x.double() - expected(batch.x, batch.context, label)
+    if not are_shared(label):
+        return rest
+    _, row, count = label.unique(return_inverse=True, return_counts=True)
+    alone = (count == 1)[row]
+    widened = (count / (count - 1).clamp(min=1)).sqrt()[row]
+    rest = rest * widened.reshape(-1, *[1] * (rest.ndim - 1))
+    return rest[~alone]  # of whom nothing is left
 
 
 def forecast(x: Float[Tensor, "n *event"], *, price: Price, units: int) -> Forecast:
@@ -157,11 +169,11 @@ def forecast(x: Float[Tensor, "n *event"], *, price: Price, units: int) -> Forec
 
 
 def forecast_binary(
-    x: Float[Tensor, "n *event"], *, beta: float, units: int, rest: Float[Tensor, "n *event"] | None = None
+    x: Float[Tensor, "n *event"], *, beta: float, units: int, odds: Float[Tensor, "n *event"] | None = None
 ) -> Forecast:
     """As `forecast`, for a Bernoulli likelihood whose intercept is at the log-odds: directions of F^−½ Cov F^−½ above
     β, F = diag p(1 − p), which is the correlation matrix of binary cells. Constant cells are left out. Of conditional
-    data, `rest` is what the condition leaves, and F the mean of p(1 − p) within it.
+    data, `odds` are E[x|c], and F the mean of p(1 − p) over them.
 
     ln p(x|z) is quadratic about the intercept with curvature F alone, so that collapse is stable where no direction
     lives; how many live at the optimum, where F is smaller, this only suggests.
@@ -170,8 +182,8 @@ def forecast_binary(
     >>> [forecast_binary(x, beta=beta, units=2).directions for beta in (2.8, 3.1)]
     [1, 0]
     """
-    flat = cells_of(x - x.mean(0) if rest is None else rest)
-    odds = cells_of(x) - flat
+    odds = cells_of(x.mean(0).expand_as(x) if odds is None else odds)
+    flat = cells_of(x) - odds
     spread = (odds * (1 - odds)).clamp(min=0).mean(0).sqrt()
     kept = spread > 1e-6
     if not kept.any():
@@ -298,8 +310,9 @@ def floor_table(likelihood: SpectralLikelihood, batch: Batch, *, seed: int = 0) 
 
 class Survey(NamedTuple):
     """What is known before step 1. `directions` is the forecast at the price the schedule ends at (None: no formula);
-    where the likelihood is a distance or Bernoulli it is shown and decides nothing. `at_one` are the directions that
-    the data offers at the ELBO's own price, with the scale that fits."""
+    where the likelihood is a distance or Bernoulli it is shown and decides nothing; `certain` says that collapse is
+    locally stable where it is 0 (Bernoulli too). `at_one` are the directions that the data offers at the ELBO's own
+    price, with the scale that fits."""
 
     units: int
     steps: int
@@ -307,6 +320,7 @@ class Survey(NamedTuple):
     beta: float
     forecast: Forecast | None = None
     decides: bool = False
+    certain: bool = False
     floor: FloorTable | None = None
     beta_effective: float | None = None
     at_one: int | None = None
@@ -357,10 +371,15 @@ def survey(
     plan = Survey(units, steps, warmup_ends, beta)
     likelihood, features = getattr(vae, "likelihood", None), getattr(vae, "features", None)
     check_data(vae, training, held_out)
+    label = None if training.context is None else labels(training.context)
     rest = unexplained(training)
     if isinstance(likelihood, BernoulliLikelihood) and features is None:
-        found = forecast_binary(training.x, beta=beta, units=units, rest=rest)
-        return plan._replace(forecast=found, beta_effective=beta)  # it has no scale that could be another than its own
+        context = training.context
+        given = None if context is None or label is None else expected(training.x, context, label)
+        found = forecast_binary(training.x, beta=beta, units=units, odds=given)
+        return plan._replace(
+            forecast=found, certain=True, beta_effective=beta
+        )  # it has no scale that could be another than its own
     if (price := price_of(likelihood, beta)) is not None:
         if features is None:
             found = forecast(rest, price=price, units=units)
@@ -370,9 +389,8 @@ def survey(
         # beta is in nats, and the scale may not be the one that fits: what a nat costs beside the residual's own
         effective = found.e / max(found.residual, 1e-300)
         at_one = forecast(rest, price=lambda residual: residual, units=units).directions if not features else None
-        known = training.context is None or are_shared(labels(training.context))
-        decides = features is None and known
-        return plan._replace(forecast=found, decides=decides, beta_effective=effective, at_one=at_one)
+        decides = features is None and (label is None or are_shared(label))
+        return plan._replace(forecast=found, decides=decides, certain=decides, beta_effective=effective, at_one=at_one)
     if not isinstance(likelihood, SpectralLikelihood):
         return plan
     table = floor_table(likelihood, training.part(slice(0, max(16, 2**21 // training.x[0].numel()))))

@@ -262,6 +262,17 @@ def test_a_floor_is_lifted_and_what_cannot_all_be_done_is_not_begun() -> None:
     assert plain.weight.value == 1.0
 
 
+def test_interventions_go_on_until_something_is_forecast_to_live(tmp_path) -> None:
+    """A thousand times the price: three moves, and the verdict, the audit and preflight.json know the last price."""
+    line = ["model=linear", "beta=1000", "dataset.examples=800", "max_epochs=60", "trainer.accelerator=cpu",
+            f"logger.csv.directory={tmp_path}", "callback.collapse_monitor.on_alarm=intervene"]  # fmt: skip
+    outcome = train(config.compose(line), tmp_path, line)
+    events = [row for row in Run(tmp_path).lines("events.jsonl") if row["event"] == "intervention"]
+    assert [move["new"] for event in events for move in event["moves"]] == [100.0, 10.0, 1.0]
+    assert outcome.diagnosis.verdict == "healthy"
+    assert Run(tmp_path).read("preflight.json")["beta"] == 1.0
+
+
 def test_an_intervention_revives_what_was_forecast_to_collapse_and_says_so(tmp_path, caplog) -> None:
     """At twelve times what the first direction is worth: left alone z dies, a tenth of it leaves a living one."""
     line = ["model=linear", "beta=12", "dataset.examples=800", "max_epochs=60", "trainer.accelerator=cpu",

@@ -49,13 +49,12 @@ def intervene(
 ) -> tuple[list[Move], list[Prescription]]:
     """Carries out the first live prescription against what the alarm foretells. Returns what was moved (nothing, where
     no prescription is live), and the prescriptions that take a new run."""
-    rest = []
-    for number, prescription in enumerate(prescribe(FORETOLD[alarm], weight, floored=floored)):
+    offered = prescribe(FORETOLD[alarm], weight, floored=floored)
+    for number, prescription in enumerate(offered):
         knobs = knobs_of(prescription)
         if knobs and (moves := carried_out(regularizer, knobs)):
-            return moves, rest + prescribe(FORETOLD[alarm], weight, floored=floored)[number + 1 :]
-        rest.append(prescription)
-    return [], rest
+            return moves, offered[:number] + offered[number + 1 :]
+    return [], offered
 
 
 def carried_out(regularizer: Regularizer, knobs: dict[str, float]) -> list[Move]:

@@ -149,6 +149,7 @@ class CollapseMonitor(Callback):
         self.every_n_steps, self.full_every_n_steps, self.seed = every_n_steps, full_every_n_steps, seed
         self.run = Run(directory) if directory else None
         self.survey: Survey | None = None
+        self.foresee: Callable[[], Survey] | None = None  # the survey once more, at the price that is charged now
         self.knobs: Mapping[str, float] = {}
         self.command: Callable[[Prescription], Prescription] | None = None
         self.verdict: Verdict | None = None
@@ -191,6 +192,8 @@ class CollapseMonitor(Callback):
             if loader is not None:
                 self.probes[split] = build(pl_module, loader, self.final_examples, self.block, self.functions)
 
+        if self.interventions:  # a resumed run's plan is not the one it began with
+            self.look_ahead(trainer)
         if self.survey and self.survey.directions == 0 and not trainer.global_step:
             self.sound(trainer, pl_module, {"forecast_collapse"})
             self.tell(Look(0, None, False, {"forecast_collapse"}, {}))
@@ -330,11 +333,24 @@ class CollapseMonitor(Callback):
                 offer_text(logger, "collapse/alarms", alarm, trainer.global_step)
             if self.run and trainer.is_global_zero:
                 self.run.append("events.jsonl", {**where, "event": "alarm", "alarm": alarm})
-        if self.on_alarm == "stop" and not alarms.isdisjoint(GRAVE):
+        grave = sorted(alarm for alarm in alarms.intersection(GRAVE) if alarm != "forecast_collapse" or self.certain)
+        if self.on_alarm == "stop" and grave:
             log.warning("step %d: training stops, as on_alarm=stop says", trainer.global_step)
             trainer.should_stop = True
-        if self.on_alarm == "intervene" and (grave := sorted(alarms.intersection(GRAVE))):
+        if self.on_alarm == "intervene" and grave:
             self.intervene(trainer, module, grave[0])
+
+    @property
+    def certain(self) -> bool:
+        """Is a forecast of no direction at all more than an order of magnitude?"""
+        return self.survey is not None and self.survey.certain
+
+    def look_ahead(self, trainer: Trainer) -> None:
+        """The forecast at the price that is charged now, in the place of the one before."""
+        if self.foresee:
+            self.survey = self.foresee()
+            if self.run and trainer.is_global_zero:
+                self.run.write("preflight.json", self.survey.as_dict())
 
     def intervene(self, trainer: Trainer, module: LightningModule, alarm: str) -> None:
         """Does what can be done at once, says so, and prints the commands of what cannot."""
@@ -349,6 +365,7 @@ class CollapseMonitor(Callback):
         if moves:
             self.interventions += 1
             self.settled_at = share_done(trainer)  # the value of z is watched anew from here
+            self.look_ahead(trainer)
             log.warning("step %d: on %s, %s", trainer.global_step, alarm, " and ".join(map(str, moves)))
         forks = [self.forked(prescription) for prescription in others]
         commands = [fork.command for fork in forks if fork.command]
@@ -358,6 +375,8 @@ class CollapseMonitor(Callback):
             where = {"step": trainer.global_step, "epoch": trainer.current_epoch, "event": "intervention"}
             self.run.append("events.jsonl", {**where, "alarm": alarm, "moves": [m._asdict() for m in moves],
                                              "commands": commands})  # fmt: skip
+        if moves and alarm == "forecast_collapse" and self.survey and self.survey.directions == 0:
+            self.intervene(trainer, module, alarm)
 
     def forked(self, prescription: Prescription) -> Prescription:
         """The prescription as a command that starts from this run's weights."""

@@ -1,9 +1,10 @@
 """Does the aggregate posterior q(z) fill the prior? A bracket for KL(q(z)‖p(z)), and a classifier of two samples."""
 
 import math
+from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
@@ -15,6 +16,7 @@ from .base import Z95, Collecting, Finding, Status, judge, undefined
 from .mutual_information import CEILING_MARGIN, pointwise
 from .two_samples import told_apart
 
+IDLE = 0.05  # nats
 WORK = 2**26  # pairs × units of the one-dimensional estimates
 NAMES = ("prior_hole", "marginal_kl_lower", "marginal_kl_by_unit", "marginal_kl_upper", "hole_auc")
 
@@ -56,13 +58,34 @@ def one_dimensional(
     return rate - whole, float(whole.mean() - halves.mean())
 
 
+def by_units(rows: Mapping[str, Tensor]) -> bool:
+    """Are posterior and prior Gaussian, and u all of z, so that units can be read one by one?"""
+    return "rate" in rows and rows["z"].shape == rows["u"].shape and torch.equal(rows["z"], rows["u"])
+
+
+def told(rows: Mapping[str, Tensor]) -> Bool[Tensor, " k"]:
+    """The units but those whose KL to the prior amounts to at most `IDLE` nats, all of them together.
+
+    KL(q(z)‖p) of the others is no more than of all, and less by no more than that.
+    """
+    mean, scale = rows["location"], rows["scale"]
+    rates = (0.5 * (mean.square() + scale.square() - 1) - scale.log()).mean(0)
+    order = rates.argsort()
+    idle = rates[order].cumsum(0) <= IDLE
+    kept = torch.ones_like(idle)
+    kept[order[idle]] = False
+    kept[order[-1]] = True  # a covariance of none is none
+    return kept
+
+
 class AggregatePosterior(Collecting):
     """Prior holes, read on u = (z − μ_p)/σ_p (of a flow prior its base space), where p is N(0, I), with one draw of z.
 
-    `marginal_kl_lower`: KL(g‖p) of the moment-matched Gaussian; `marginal_kl_by_unit`: Σ_i (R_i − I_i) over the units
-    with R_i < ln N − 2, what moments cannot see (±.99 codes), the growth of Î_i taken off; both bound KL(q(z)‖p) from
-    below. `marginal_kl_upper`: R − Î, never less than the KL but for noise; it is the KL where Î has converged (growth
-    up to `converged`), and no evidence of a hole where it has not. Material: above max(`nats`, `share_of_rate`·R).
+    `marginal_kl_lower`: KL(g‖p) of the moment-matched Gaussian over the units that are not idle;
+    `marginal_kl_by_unit`: Σ_i (R_i − I_i) over the units with R_i < ln N − 2, what moments cannot see (±.99 codes), the
+    growth of Î_i taken off; both bound KL(q(z)‖p) from below. `marginal_kl_upper`: R − Î, never less than the KL but
+    for noise; it is the KL where Î has converged (growth up to `converged`), and no evidence of a hole where it has
+    not. Material: above max(`nats`, `share_of_rate`·R).
     `hole_auc`: the area under the curve of a classifier between q(z) and p(z), material with its lower limit above
     `auc`, absent with its upper one below.
 
@@ -160,6 +183,7 @@ class AggregatePosterior(Collecting):
         name, u = "marginal_kl_lower", rows["u"]
         if "fake" in rows:
             return undefined(name, "the prior is neither a Gaussian nor a flow on one")
+        u = u[:, told(rows)] if by_units(rows) else u
         found, n, needed = matched_gaussian_kl(u), len(u), self.examples_per_unit * u.shape[1]
         if found is None:
             return undefined(name, f"{n} examples give no covariance of {u.shape[1]} units (or a singular one)")
@@ -171,7 +195,7 @@ class AggregatePosterior(Collecting):
     def units(self, rows: dict[str, Tensor]) -> Finding:
         """The lower bound from each unit alone; sets `by_unit`."""
         name = "marginal_kl_by_unit"
-        if "rate" not in rows or rows["z"].shape != rows["u"].shape or not torch.equal(rows["z"], rows["u"]):
+        if not by_units(rows):
             return undefined(name, "the units are not independent under the prior (or not Gaussian, or spatial)")
         mean, scale, z = (rows[key] for key in ("location", "scale", "z"))
         k = z.shape[1]

@@ -1,6 +1,7 @@
 """The value of z: how much worse the decoder does with somebody else's z. It decides reliance and needs no density."""
 
 import math
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -10,10 +11,10 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..distributions.flows import can_rescale
-from ..elbo import ELBO, Objective, noise
+from ..elbo import ELBO, Objective, gaussian, noise
 from ..refusal import Refused, check_least
 from ..vae import VAE
-from .base import Detector, Finding, Status, judge, undefined
+from .base import Z95, Detector, Finding, Status, judge, undefined
 from .conditions import are_shared, derangements, from_neighbours, labels, nearest, within_groups
 
 NEIGHBOURS = (25, 5, 100)  # of a continuous condition; the first is the reading, the others whether it can be trusted
@@ -58,11 +59,25 @@ def carriers(gaps: Float[Tensor, " n"], share: float = CARRIED) -> float:
     return float((int(reached.double().argmax()) + 1) / len(gaps))
 
 
+def judge_gap(
+    value: float, se: float, n: int, size: float, least: float, examples: Mapping[str, int]
+) -> tuple[Status, str]:
+    """Absent below `least`, material above `size`; clearly below −`size` neither: no other's z can serve better."""
+    if value + Z95 * se < -size and n >= examples["material_examples"]:
+        return (
+            "undecided",
+            "another's z costs clearly less than one's own: is a sign turned, or are two columns swapped?",
+        )
+    return judge(value, se, n, absent_below=least, present_above=size, **examples), ""
+
+
 class DecoderReliance(Detector):
     """gap = D(x|z′) − D(x|z) with z′ permuted within the block, paired per example, mean over derangements.
 
     The size that matters, δ: for a likelihood in nats max(`nats`, `share_of_rate`·min(1, β)·R); for a distance
-    `share_of_distance` of D̄, the mean distance between two different examples, else `share_of_distortion` of D.
+    `share_of_distance` of D̄, the mean distance between two different examples, else `share_of_distortion` of D. Where
+    no weight is declared the price that the trained model shows stands for β, and where there is none either, only a
+    gap below `nats` is absent.
 
     Under a condition c the u = (z − μ_p(c))/σ_p(c) is exchanged (base of a flow prior), between examples of equal c;
     where c is continuous, among the 25 with the nearest c, and the reading is undecided unless 5 and 100 give the same
@@ -100,6 +115,7 @@ class DecoderReliance(Detector):
         self.examples = examples
         self.known: dict[tuple[int, int, float], Tensor | None] = {}
         self.add_column("gap", "own", "rate", "between", "declared", "normalised", "product", *INTERVENTIONS)
+        self.add_column("noise", "spared")
         self.add_column(*(f"among_{among}" for among in NEIGHBOURS[1:]))
         self.add_state("gaps", [], dist_reduce_fx="cat", persistent=True)
         self.add_state("alone", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
@@ -130,6 +146,10 @@ class DecoderReliance(Detector):
             self.accumulate("between", between)
         if objective is not None:
             self.accumulate("declared", objective.declared.expand(len(rows)))
+        elif (centre := gaussian(elbo.posterior)) and (around := gaussian(elbo.prior)) and vae.normalised:
+            self.accumulate("noise", 2 * (own - vae.distortion(part, centre[0][rows]).double()))
+            spared = 1 - (centre[1] / around[1]).double().square()
+            self.accumulate("spared", spared.expand_as(elbo.z)[rows].flatten(1).sum(1))
         if not self.interventions:
             return
         self.gaps.append(gap.detach())
@@ -157,14 +177,27 @@ class DecoderReliance(Detector):
     def reading(self) -> Tensor:
         return self.mean("gap") if self.count("gap") else torch.tensor(torch.nan, dtype=torch.float64)
 
+    def price(self) -> float | None:
+        """What a nat costs: the declared weight, else what the noise of z costs at σ over what it saves, 2[D(z) − D(μ)]
+        against Σ(1 − σ²), which is the weight at a stationary point; None where neither is known."""
+        if self.count("declared"):
+            return float(self.mean("declared"))
+        known = self.count("spared") and float(self.mean("spared")) > 1e-3
+        return max(0.0, float(self.mean("noise") / self.mean("spared"))) if known else None
+
     def size(self) -> float:
         """δ, the smallest gap that matters, in the distortion's units."""
         if float(self.mean("normalised")) == 1:
-            price = float(self.mean("declared")) if self.count("declared") else 1.0
-            return max(self.nats, self.share_of_rate * min(1.0, price) * float(self.mean("rate")))
+            price = self.price()
+            share = self.share_of_rate * min(1.0, 1.0 if price is None else price)
+            return max(self.nats, share * float(self.mean("rate")))
         if self.count("between"):
             return self.share_of_distance * float(self.mean("between"))
         return self.share_of_distortion * abs(float(self.mean("own")))
+
+    def least(self) -> float:
+        """Below this a gap is absent: δ, and where no price of a nat is known the least it could be."""
+        return self.nats if float(self.mean("normalised")) == 1 and self.price() is None else self.size()
 
     def findings(self) -> list[Finding]:
         n = self.count("gap")
@@ -173,7 +206,9 @@ class DecoderReliance(Detector):
             said = alone if self.alone > 0 else "the model was not decoded (or has one example a block)"
             return [undefined("gap", said)]
         value, se, size = float(self.reading()), self.se("gap"), self.size()
-        verdict, note = self.trusted(judge(value, se, n, absent_below=size, **self.examples), size)
+        judged, why = judge_gap(value, se, n, size, self.least(), self.examples)
+        verdict, note = self.trusted(judged, size)
+        note = "; ".join(filter(None, (note, why)))
         found = [
             Finding("gap", value, se, n, verdict, size, note),
             Finding("distortion", float(self.mean("own")), self.se("own"), n),

@@ -90,6 +90,10 @@ class InformationRank(Detector):
     def eigenvalues(self) -> Tensor:
         return information_eigenvalues(*self.covariances())
 
+    def positions(self) -> int:
+        """How many positions of a latent (C, …) share the channels that are read; 1 for a vector."""
+        return self.mean("mean").numel() // max(1, int(self.channels)) if int(self.channels) else 1
+
     def idle(self) -> int:
         """How many units, all of them together, could not make up one direction: Σ between/within ≤ `eigenvalue`.
 
@@ -125,6 +129,7 @@ class InformationRank(Detector):
                 "" if enough else f"too few examples: {n} of {needed}",
             ),
             Finding("information_rank_nats", float(0.5 * torch.log1p(informative).sum()), None, n),
-            Finding("information_in_means", float(0.5 * torch.log1p(values).sum()), None, n),
+            Finding("information_in_means", self.positions() * float(0.5 * torch.log1p(values).sum()), None, n),
+            Finding("directions_at_most", rank * self.positions(), None, n, "measured" if enough else "undecided"),
             Finding("information_eigenvalue_max", float(values[0]), None, n, threshold=self.eigenvalue),
         ]

@@ -8,7 +8,7 @@ from typing import Any
 from .. import arithmetic
 from ..detectors.active_units import ActiveUnits
 from ..detectors.base import Finding, Status, judge
-from ..detectors.decoder_reliance import DecoderReliance
+from ..detectors.decoder_reliance import DecoderReliance, judge_gap
 from ..detectors.floor_saturation import FloorSaturation
 from ..detectors.mutual_information import CEILING_MARGIN, MutualInformation
 from ..detectors.price_of_a_nat import PriceOfANat
@@ -119,8 +119,9 @@ def of_information(values: Mapping[str, Any], rate: float | None) -> list[Findin
     if (value := values.get("mutual_information")) is None:
         return []
     detector, n = MutualInformation(), values.get("mutual_information_examples")
-    below = max(detector.absent_nats, detector.absent_share_of_rate * (rate or 0.0))
     counted = n or max(detector.least.values())
+    # an estimate ends at ln N: a share of an R far above that would call any I absent
+    below = max(detector.absent_nats, detector.absent_share_of_rate * min(rate or 0.0, math.log(counted)))
     status: Status = judge(2 * value, 0.0, counted, absent_below=below, present_above=math.inf, **detector.least)
     if status != "absent":
         above = 2 * detector.present_nats
@@ -148,11 +149,9 @@ def of_gap(values: Mapping[str, Any], rate: float | None) -> list[Finding]:
         lacking += ["distortion_kind and distortion"] if size is None else []
         note = f"{ALONE}; without {', '.join(lacking)} it is neither absent nor material"
         return [Finding("gap", float(value), se, n, "undecided", size, note)]
-    return [
-        Finding(
-            "gap", float(value), float(se), n, judge(value, se, n, absent_below=size, **detector.examples), size, ALONE
-        )
-    ]
+    unknown = kind == "nll" and "beta" not in values
+    status, why = judge_gap(value, se, n, size, detector.nats if unknown else size, detector.examples)
+    return [Finding("gap", float(value), float(se), n, status, size, "; ".join(filter(None, (ALONE, why))))]
 
 
 def of_price(values: Mapping[str, Any], rate: float | None) -> list[Finding]:

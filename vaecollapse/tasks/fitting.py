@@ -6,6 +6,7 @@ import math
 import shlex
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -76,6 +77,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     monitor = next((c for c in callbacks.values() if isinstance(c, CollapseMonitor)), None)
     if monitor:
         monitor.run, monitor.survey, monitor.command = run, plan, command_of(overrides)
+        monitor.foresee = partial(look_ahead, module, data, trainer, plan.units)
         monitor.knobs = {name: float(cfg[name]) for name in ("seed", "max_epochs", "lr", "latent_dim")}
     describe(module, plan)
     source = take_weights(module.vae, weights) if weights else None
@@ -100,6 +102,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
         finish(started)
     verdict = monitor.verdict if monitor else None
     paid = verdict.readings.get("price_of_a_nat") if verdict else None
+    plan = (monitor and monitor.survey) or plan  # an intervention makes another
     if plan.audit and paid and paid.value is not None and paid.se is not None:
         log.info("audit: %s", plan.audit.against(paid.value, paid.se) or "a trained nat costs what the loss charges")
     return Outcome(verdict.verdict if verdict else "inconclusive", verdict, directory)
@@ -165,17 +168,19 @@ def rehearsed(module: Training, data: VAEData, trainer: pl.Trainer) -> Survey:
 def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int) -> Survey:
     """The pre-flight: what the data offers at this plan's price, and the plan against its warm-up."""
     count = affordable(data, 512 if "sample_rate" in data.facts else 4096)
-    training, held_out = (spread_examples(split, count) for split in (data.splits.train, data.splits.validation))
+    splits = (data.splits.train, data.splits.validation)
+    training, held_out = (spread_examples(split, count).like(module) for split in splits)
     part, batches = trainer.limit_train_batches, data.batches(trainer.world_size)
     batches = int(batches * part) if isinstance(part, float) else min(batches, part or batches)
     batches = math.ceil(batches / trainer.accumulate_grad_batches)
     epochs = trainer.max_epochs or 1
     steps = batches * epochs if trainer.max_steps < 0 else min(batches * epochs, trainer.max_steps)
-    end, weight = module.final_weight, module.regularizer.weight
+    weight = module.regularizer.weight
+    end = float(weight(Progress(steps, steps)))  # as it is charged now, whatever moved it
     reached = next((step for step in range(steps + 1) if weight.settled(Progress(step, steps))), steps)
     with quiet(module.vae, module.seed):
         plan = survey(module.vae, training, held_out, beta=end, units=units, steps=steps, warmup_ends=reached)
-        residual, few = plan.forecast and plan.forecast.residual, training.part(slice(0, AUDITED)).like(module)
+        residual, few = plan.forecast and plan.forecast.residual, training.part(slice(0, AUDITED))
         priced = audit(module.vae, module.regularizer, few, residual=residual, beta_effective=plan.beta_effective)
         return plan._replace(audit=priced)
 
