@@ -173,7 +173,9 @@ def rehearse(vae: VAE, regularizer: Regularizer, batch: Batch) -> Objective:
     check_data(vae, batch)
     training = vae.training, regularizer.training
     with torch.no_grad(), torch.random.fork_rng():
-        objective = regularizer.eval()(vae.eval().elbo(batch, seed=0), Progress())
+        elbo = vae.eval().elbo(batch, seed=0)
+        regularizer.check(elbo)
+        objective = regularizer.eval()(elbo, Progress())
     vae.train(training[0])
     regularizer.train(training[1])
     if not torch.isfinite(objective.loss):
@@ -266,14 +268,15 @@ def floor_table(likelihood: SpectralLikelihood, batch: Batch, *, seed: int = 0) 
 
 
 class Survey(NamedTuple):
-    """What is known before step 1. `directions` is the forecast at the price the schedule ends at (None: no formula);
+    """What is known before step 1. `beta` is the price the schedule ends at (None where training finds it: then there
+    is no forecast), `directions` the forecast at it (None: no formula);
     where the likelihood is a distance or Bernoulli it is shown and decides nothing. `at_one` are the directions that
     the data offers at the ELBO's own price, with the scale that fits."""
 
     units: int
     steps: int
     warmup_ends: int
-    beta: float
+    beta: float | None
     forecast: Forecast | None = None
     decides: bool = False
     floor: FloorTable | None = None
@@ -294,7 +297,10 @@ class Survey(NamedTuple):
 
     def lines(self) -> list[str]:
         """Sentences for the terminal."""
-        said = [f"plan: {self.steps} steps, the KL weight has reached its end by step {self.warmup_ends}"]
+        moved = "the KL weight" if self.beta is not None else "what the plan moves"
+        said = [f"plan: {self.steps} steps, {moved} has reached its end by step {self.warmup_ends}"]
+        if self.beta is None:
+            said.append("price: what a nat costs is found while training, so nothing is forecast")
         if self.floor is not None:
             silence, wrong, noisy = self.floor
             said.append(
@@ -318,13 +324,15 @@ class Survey(NamedTuple):
 
 
 def survey(
-    vae: VAE, training: Batch, held_out: Batch, *, beta: float, units: int, steps: int, warmup_ends: int
+    vae: VAE, training: Batch, held_out: Batch, *, beta: float | None, units: int, steps: int, warmup_ends: int
 ) -> Survey:
     """Forecast, floor table and price, for the likelihoods whose formulas are known: elementwise ones on the data or on
     fixed features of it (Lucas 2019), Bernoulli, and the log term of a spectral distance."""
     plan = Survey(units, steps, warmup_ends, beta)
     likelihood, features = getattr(vae, "likelihood", None), getattr(vae, "features", None)
     check_data(vae, training, held_out)
+    if beta is None:
+        return plan._replace(floor=table_of(likelihood, training))
     if isinstance(likelihood, BernoulliLikelihood) and features is None:
         found = forecast_binary(training.x, beta=beta, units=units)
         return plan._replace(forecast=found, beta_effective=beta)  # it has no scale that could be another than its own
@@ -338,9 +346,8 @@ def survey(
         effective = found.e / max(found.residual, 1e-300)
         at_one = forecast(training.x, price=lambda residual: residual, units=units).directions if not features else None
         return plan._replace(forecast=found, decides=not features, beta_effective=effective, at_one=at_one)
-    if not isinstance(likelihood, SpectralLikelihood):
+    if not isinstance(likelihood, SpectralLikelihood) or (table := table_of(likelihood, training)) is None:
         return plan
-    table = floor_table(likelihood, training.part(slice(0, max(16, 2**21 // training.x[0].numel()))))
     found = None
     if likelihood.scales:
         cells = [likelihood.log_magnitudes(batch.x, batch.mask) for batch in (training, held_out)]
@@ -349,6 +356,13 @@ def survey(
     samples = training.x[0].numel() if training.mask is None else float(training.mask.sum(1).double().mean())
     effective = beta * samples / table.wrong if table.wrong > 0 else None
     return plan._replace(forecast=found, floor=table, beta_effective=effective)
+
+
+def table_of(likelihood: object, training: Batch) -> FloorTable | None:
+    """The floor table on as many clips as are affordable; None where the likelihood is no spectral distance."""
+    if not isinstance(likelihood, SpectralLikelihood):
+        return None
+    return floor_table(likelihood, training.part(slice(0, max(16, 2**21 // training.x[0].numel()))))
 
 
 def likelihood_cells(features: LogMel, batch: Batch) -> Cells:

@@ -26,7 +26,6 @@ from ..detectors.prior_samples import PriorSamples
 from ..detectors.rate import Rate
 from ..detectors.temperature import Temperature
 from ..diagnosis import MISSING, Facts, Fork, Verdict, diagnose, status, value
-from ..elbo import Progress
 from ..evaluation import read
 from ..preflight import Survey
 from ..prescriptions import STATES, Prescription
@@ -292,7 +291,7 @@ class CollapseMonitor(Callback):
         plan = self.survey if self.survey and self.survey.decides else None
         return Facts(
             units=int(value(held_out, "units", 0.0)),
-            weight=float(own.regularizer.weight(Progress(own.total, own.total))) if own else None,
+            weight=own.regularizer.end_weight() if own else None,
             forecast=plan.directions if plan else None,
             beta_effective=plan.beta_effective if plan else None,
             forecast_at_one=plan.at_one if plan else None,

@@ -128,7 +128,7 @@ class DecoderReliance(Detector):
         between = self.between_examples(vae, batch, elbo, first)
         if between is not None:
             self.accumulate("between", between)
-        if objective is not None:
+        if objective is not None and objective.declared is not None:
             self.accumulate("declared", objective.declared.expand(len(rows)))
         if not self.interventions:
             return
