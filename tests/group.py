@@ -5,18 +5,26 @@ import sys
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from planted import all_detectors, gaussian_data, optimum, probe, read
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
+from vaecollapse.batch import Batch
 from vaecollapse.distributions.likelihoods import LaplaceLikelihood, NormalLikelihood
 from vaecollapse.distributions.posteriors import FlowPosterior
 from vaecollapse.distributions.priors import FlowPrior
 from vaecollapse.elbo import ELBO, Progress
 from vaecollapse.regularizers.beta import Beta
-from vaecollapse.regularizers.coefficients import Constant
+from vaecollapse.regularizers.coefficients import PID, Constant
 from vaecollapse.regularizers.free_bits import FORMS, FreeBits
+from vaecollapse.regularizers.geco import Geco
+from vaecollapse.regularizers.kl_capacity import KLCapacity
+from vaecollapse.regularizers.mmd import MMD
+from vaecollapse.regularizers.target_rate import TargetRate
+from vaecollapse.training import Training
 from vaecollapse.vae import VAE
 
 
@@ -35,6 +43,78 @@ def free_bits_gradient(form: str, kl: torch.Tensor) -> list:
     FreeBits(weight=Constant(value=1.0), floor=0.8, form=form)(elbo, Progress()).loss.backward()
     assert kl.grad is not None
     return kl.grad.tolist()
+
+
+class Rows(Distribution):
+    """A prior whose draws are these rows, so that one process and many compare z with the same ones."""
+
+    arg_constraints = {}
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows = rows
+        super().__init__(rows.shape[:1], rows.shape[1:], validate_args=False)
+
+    def rsample(self, sample_shape=()) -> torch.Tensor:
+        return self.rows
+
+
+# what R of the eight examples is 5.5 in the mean, of the first four 7 and of the last four 4
+REMEDIES = {
+    "target_rate": lambda: TargetRate(weight=Constant(value=1.5), target=5.0),
+    "target_rate_example": lambda: TargetRate(weight=Constant(value=1.5), target=5.0, per="example"),
+    "kl_capacity": lambda: KLCapacity(weight=Constant(value=1.5), target=5.0, ramp=0.0),
+    "geco": lambda: Geco(kappa=2.0, start=3.0),
+    "mmd": lambda: MMD(weight=Constant(value=1.5), alpha=0.5),
+    "mmd_rbf": lambda: MMD(weight=Constant(value=1.5), alpha=1.0, kernel="rbf"),
+    "pid": lambda: Beta(weight=PID(value=1.0, target=2.0)),
+}
+
+
+def remedy_gradient(name: str, rows: slice) -> list:
+    """d loss/d (D, KL, z) of these rows, of the first step."""
+    kl = kl_of_all()
+    prior = Rows(torch.randn(kl.shape, generator=torch.Generator().manual_seed(1)).double()[rows])
+    parts = [part[rows].clone().requires_grad_() for part in (kl[:, 0], kl, 2 * kl)]
+    elbo = ELBO(*parts, Normal(parts[2], 1.0), prior)
+    loss = REMEDIES[name]().double()(elbo, Progress()).loss
+    gradients = torch.autograd.grad(loss, parts, allow_unused=True, materialize_grads=True)
+    return torch.cat([gradients[0][:, None], *gradients[1:]], 1).tolist()
+
+
+class Given(VAE):
+    """D and KL are read off the example, its first number D."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = torch.nn.Parameter(torch.ones(()).double())
+
+    def encode(self, x, context=None, mask=None):
+        raise NotImplementedError
+
+    prior = decode = encode
+
+    def elbo(self, batch: Batch, *, seed: int | None = None, epoch: int = 0) -> ELBO:
+        kl = self.anchor * batch.x
+        q = Normal(torch.zeros_like(kl), 1.0)
+        return ELBO(10 * kl[:, 0], kl, torch.zeros_like(kl), q, q)
+
+
+def controlled(name: str, rows: slice) -> dict[str, float]:
+    """A controller's state after three steps of two batches each through `Training`, with DDP's own reduction."""
+    module = Training(vae=Given(), regularizer=REMEDIES[name]().double(), optimizer=torch.optim.Adam)
+    trainer = SimpleNamespace(
+        global_step=0, accumulate_grad_batches=2, current_epoch=0, world_size=1, loggers=[],
+        strategy=DDPStrategy() if torch.distributed.is_initialized() else SimpleNamespace(reduce=lambda t, **_: t),
+    )  # fmt: skip
+    module._trainer = trainer  # pyright: ignore
+    module.log_every = 10**9
+    trainer.global_step = 1
+    for step in range(3):
+        for part in (0, 1):
+            x = (kl_of_all() * (1 + step) + part)[rows]
+            module.training_step(Batch(x), part)
+        module.on_before_optimizer_step(torch.optim.SGD(module.parameters(), lr=0.0))
+    return {name: float(value) for name, value in module.regularizer.named_buffers()}
 
 
 def optimal_scales(rows: slice) -> list[float]:
@@ -81,6 +161,8 @@ def laws(rows: slice) -> dict:
         "readings": readings(),
         "gradients": {form: free_bits_gradient(form, kl_of_all()[rows]) for form in FORMS},
         "scales": optimal_scales(rows),
+        "remedies": {name: remedy_gradient(name, rows) for name in REMEDIES},
+        "controllers": {name: controlled(name, rows) for name in ("geco", "pid")},
     }
 
 

@@ -376,7 +376,7 @@ class Multiplier(Regularizer):
 
 
 def test_a_weight_on_the_distortion_divides_the_price() -> None:
-    found = audit(model(NormalLikelihood()), Multiplier(weight=Constant(value=1.0)), DATA)
+    found = audit(model(NormalLikelihood()), Multiplier(), DATA)
     assert found.weight == pytest.approx(0.25)
     assert any("acts as 0.25" in line for line in found.warnings())
 

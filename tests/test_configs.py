@@ -26,6 +26,7 @@ NEEDS = {
     ("dataset", "audio_folder"): ["dataset.root=somewhere"],
     ("dataset", "image_folder"): ["dataset.root=somewhere"],
     ("dataset", "idx"): ["dataset.images=somewhere"],
+    ("regularizer", "geco"): ["regularizer.kappa=10.0"],
 }
 
 
@@ -145,6 +146,8 @@ def test_loggers_alone_together_and_none(choice):
 # ---- no knob is dead
 
 
+PLAIN = {"free_bits"}  # the floor is of free bits alone; GECO has no weight that beta or a warm-up could be of
+IDLE = {"free_bits": set(), "geco": {*PLAIN, "beta", "warmup"}}
 FLOWLESS = {"capacity", "pool", "posterior=normal", "prior=normal"}
 
 
@@ -152,7 +155,7 @@ FLOWLESS = {"capacity", "pool", "posterior=normal", "prior=normal"}
 @pytest.mark.parametrize("model", ["audio_nf", "audio", "image", "linear"])
 def test_exactly_the_knobs_that_nothing_reads_are_refused(model, regularizer):
     """Set to the very value it has: what decides is whether another value would build anything else."""
-    chosen = [f"model={model}", f"regularizer={regularizer}"]
+    chosen = [f"model={model}", f"regularizer={regularizer}", *NEEDS.get(("regularizer", regularizer), [])]
     values = OmegaConf.to_container(config.compose(chosen))
     assert isinstance(values, dict)
     lines = [f"{knob}={'null' if values[knob] is None else values[knob]}" for knob in config.KNOBS]
@@ -163,7 +166,7 @@ def test_exactly_the_knobs_that_nothing_reads_are_refused(model, regularizer):
     cfg = OmegaConf.masked_copy(cfg, [*config.KNOBS, *TREE])
     dead = {sentence.split(" has no effect")[0] for sentence in config.without_effect(cfg, lines, choices, [CONF])}
     unread = {"linear": FLOWLESS, "image": {"pool"}}.get(model, set())
-    assert dead == unread | ({"free_bits"} if regularizer == "beta" else set())
+    assert dead == unread | IDLE.get(regularizer, PLAIN)
 
 
 def refusal(overrides: list[str]) -> str | None:
@@ -188,6 +191,10 @@ def refusal(overrides: list[str]) -> str | None:
         (["coefficient@regularizer.weight=cyclical", "warmup=0.2"],
          "coefficient@regularizer.weight=linear or coefficient@regularizer.weight=logistic would read it"),
         (["model=linear", "+prior.width=3"], "prior.width has no effect with model=linear"),
+        (["model=linear", "regularizer=geco", "regularizer.kappa=9", "beta=2"],
+         "beta has no effect with model=linear, regularizer=geco, dataset=gaussian: nothing that is built reads it"),
+        (["coefficient@regularizer.weight=pid", "warmup=0.2"],
+         "warmup has no effect with coefficient@regularizer.weight=pid"),
         (["regularizer.floor=0.1", "free_bits=0.1"], "free_bits has no effect here: what would read it is replaced"),
         (["+width=3"], "width has no effect with model=audio_nf"),
     ],
@@ -268,6 +275,7 @@ def with_knob(override: str) -> DictConfig:
         ("dataset=audio_folder", ["dataset.root", "type dataset.root="]),
         ("dataset=idx", ["dataset.images", "type dataset.images="]),
         ("model=custom", ["model._target_"]),
+        ("regularizer=geco", ["regularizer.kappa", "type regularizer.kappa="]),
         ("+model.extra=${nowhere}", ["model cannot be resolved", "nowhere"]),
         ("beta=much", ["no valid command", "beta"]),
         ("betta=1", ["no valid command", "betta"]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from group import laws
+from group import REMEDIES, laws
 
 from vaecollapse.regularizers.free_bits import FORMS
 
@@ -41,6 +41,21 @@ def test_a_floor_acts_on_the_mean_over_all_ranks(group: list[dict], alone: dict,
     """DDP averages the ranks' gradients; each rank holds its part of the examples, its gradient counts as much."""
     whole = torch.tensor([row for rank in group for row in rank["gradients"][form]])
     torch.testing.assert_close(whole / len(group), torch.tensor(alone["gradients"][form]))
+
+
+@pytest.mark.parametrize("remedy", REMEDIES)
+def test_a_remedy_acts_on_all_ranks_as_on_one(group: list[dict], alone: dict, remedy: str) -> None:
+    """The gradient that DDP takes, by D, the KL and z of every example: targets compare the mean over all ranks, MMD
+    the rows of all."""
+    whole = torch.tensor([row for rank in group for row in rank["remedies"][remedy]])
+    torch.testing.assert_close(whole / len(group), torch.tensor(alone["remedies"][remedy]))
+
+
+@pytest.mark.parametrize("controller", ["geco", "pid"])
+def test_a_controller_stands_where_it_stands_on_one_process(group: list[dict], alone: dict, controller: str) -> None:
+    for rank in group:
+        assert rank["controllers"][controller] == pytest.approx(alone["controllers"][controller], rel=1e-12)
+    assert all(value != 0 for value in alone["controllers"][controller].values())
 
 
 def test_an_optimal_scale_is_that_of_all_ranks(group: list[dict], alone: dict) -> None:

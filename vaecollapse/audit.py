@@ -494,7 +494,7 @@ def audit(
     return Audit(what, words, weight, declared, e, effective, faults=tuple(faults))
 
 
-def _priced(vae: VAE, regularizer: Regularizer, batch: Batch) -> tuple[float, float, str, list[str]]:
+def _priced(vae: VAE, regularizer: Regularizer, batch: Batch) -> tuple[float, float | None, str, list[str]]:
     """d objective/d R over d objective/d D at the end of the schedule, where every unit is above any floor."""
     elbo, end, faults = vae.elbo(batch, seed=0), Progress(1, 1), []
     generator = torch.Generator().manual_seed(0)
@@ -505,7 +505,8 @@ def _priced(vae: VAE, regularizer: Regularizer, batch: Batch) -> tuple[float, fl
     parts = [_wide(elbo.distortion) * t for t in (1.0, 1.5, 2.0)]
     losses = [float(regularizer(elbo._replace(distortion=d), end).loss) for d in parts]
     share = slope(losses, [float(d.mean()) for d in parts]).value
-    declared = float(regularizer(elbo, end).declared)
+    said = regularizer(elbo, end).declared
+    declared = None if said is None else float(said)
     if rate.misfit > STRAIGHT and rate.value != 0:
         faults.append("the objective is no straight line in R: its price depends on where R is")
     if share <= 0:

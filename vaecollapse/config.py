@@ -427,7 +427,7 @@ def _reason(path: str, choices: Mapping[str, Any], sources: Sequence[Path]) -> s
             if choices[choice] not in options:
                 would = " or ".join(f"{choice}={option}" for option in options)
                 return f"with {choice}={choices[choice]}: {would} would read it"
-    if readers:
+    if any(name.split("@")[0] in readers for name in choices):
         return "here: what would read it is replaced by another override, so leave one of the two out"
     chosen = ", ".join(f"{name}={choices[name]}" for name in ("model", "regularizer", "dataset") if name in choices)
     return f"with {chosen}: nothing that is built reads it, so leave it out"

@@ -72,14 +72,15 @@ class Progress(NamedTuple):
 class Objective(NamedTuple):
     """What the optimizer minimises, and what really acted.
 
-    `weight` is d loss / d KL for each of the form's own groups (zero where a floor has removed the price), `declared`
-    the coefficient before any floor acted, `penalty` what was added to the distortion, `floor` and `group_kl` in nats;
-    `group_kl` is (groups,) where the form compares batch means and (batch, groups) where it compares examples.
+    `weight` is the price of a nat in units of D, (d loss / d KL)/(d loss / d D), for each of the form's own groups
+    (zero where a floor has removed the price), `declared` the coefficient before any floor acted (None where the form
+    only bounds the price), `penalty` what the KL costs beside D, `floor` and `group_kl` in nats; `group_kl` is
+    (groups,) where the form compares batch means and (batch, groups) where it compares examples.
     """
 
     loss: Float[Tensor, ""]
     weight: Float[Tensor, "*groups"]
-    declared: Float[Tensor, ""]
+    declared: Float[Tensor, ""] | None
     penalty: Float[Tensor, ""]
     floor: Float[Tensor, "*groups"] | None = None
     group_kl: Float[Tensor, "*shape"] | None = None

@@ -216,7 +216,9 @@ def rehearse(vae: VAE, regularizer: Regularizer, batch: Batch) -> Objective:
     check_data(vae, batch)
     training = vae.training, regularizer.training
     with torch.no_grad(), torch.random.fork_rng():
-        objective = regularizer.eval()(vae.eval().elbo(batch, seed=0), Progress())
+        elbo = vae.eval().elbo(batch, seed=0)
+        regularizer.check(elbo)
+        objective = regularizer.eval()(elbo, Progress())
     vae.train(training[0])
     regularizer.train(training[1])
     if not torch.isfinite(objective.loss):
@@ -309,15 +311,15 @@ def floor_table(likelihood: SpectralLikelihood, batch: Batch, *, seed: int = 0) 
 
 
 class Survey(NamedTuple):
-    """What is known before step 1. `directions` is the forecast at the price the schedule ends at (None: no formula);
-    where the likelihood is a distance or Bernoulli it is shown and decides nothing; `certain` says that collapse is
-    locally stable where it is 0 (Bernoulli too). `at_one` are the directions that the data offers at the ELBO's own
-    price, with the scale that fits."""
+    """What is known before step 1. `beta` is the price the schedule ends at (None where training finds it: then there
+    is no forecast), `directions` the forecast at it (None: no formula); where the likelihood is a distance or Bernoulli
+    it is shown and decides nothing; `certain` says that collapse is locally stable where it is 0 (Bernoulli too).
+    `at_one` are the directions that the data offers at the ELBO's own price, with the scale that fits."""
 
     units: int
     steps: int
     warmup_ends: int
-    beta: float
+    beta: float | None
     forecast: Forecast | None = None
     decides: bool = False
     certain: bool = False
@@ -339,7 +341,10 @@ class Survey(NamedTuple):
 
     def lines(self) -> list[str]:
         """Sentences for the terminal."""
-        said = [f"plan: {self.steps} steps, the KL weight has reached its end by step {self.warmup_ends}"]
+        moved = "the KL weight" if self.beta is not None else "what the plan moves"
+        said = [f"plan: {self.steps} steps, {moved} has reached its end by step {self.warmup_ends}"]
+        if self.beta is None:
+            said.append("price: what a nat costs is found while training, so nothing is forecast")
         if self.floor is not None:
             silence, wrong, noisy = self.floor
             said.append(
@@ -363,7 +368,7 @@ class Survey(NamedTuple):
 
 
 def survey(
-    vae: VAE, training: Batch, held_out: Batch, *, beta: float, units: int, steps: int, warmup_ends: int
+    vae: VAE, training: Batch, held_out: Batch, *, beta: float | None, units: int, steps: int, warmup_ends: int
 ) -> Survey:
     """Forecast, floor table and price, for the likelihoods whose formulas are known: elementwise ones on the data or on
     fixed features of it (Lucas 2019), Bernoulli, and the log term of a spectral distance. Of conditional data the
@@ -371,6 +376,8 @@ def survey(
     plan = Survey(units, steps, warmup_ends, beta)
     likelihood, features = getattr(vae, "likelihood", None), getattr(vae, "features", None)
     check_data(vae, training, held_out)
+    if beta is None:
+        return plan._replace(floor=table_of(likelihood, training))
     label = None if training.context is None else labels(training.context)
     rest = unexplained(training)
     if isinstance(likelihood, BernoulliLikelihood) and features is None:
@@ -391,9 +398,8 @@ def survey(
         at_one = forecast(rest, price=lambda residual: residual, units=units).directions if not features else None
         decides = features is None and (label is None or are_shared(label))
         return plan._replace(forecast=found, decides=decides, certain=decides, beta_effective=effective, at_one=at_one)
-    if not isinstance(likelihood, SpectralLikelihood):
+    if not isinstance(likelihood, SpectralLikelihood) or (table := table_of(likelihood, training)) is None:
         return plan
-    table = floor_table(likelihood, training.part(slice(0, max(16, 2**21 // training.x[0].numel()))))
     found = None
     if likelihood.scales:
         cells = [likelihood.log_magnitudes(batch.x, batch.mask) for batch in (training, held_out)]
@@ -402,6 +408,13 @@ def survey(
     samples = training.x[0].numel() if training.mask is None else float(training.mask.sum(1).double().mean())
     effective = beta * samples / table.wrong if table.wrong > 0 else None
     return plan._replace(forecast=found, floor=table, beta_effective=effective)
+
+
+def table_of(likelihood: object, training: Batch) -> FloorTable | None:
+    """The floor table on as many clips as are affordable; None where the likelihood is no spectral distance."""
+    if not isinstance(likelihood, SpectralLikelihood):
+        return None
+    return floor_table(likelihood, training.part(slice(0, max(16, 2**21 // training.x[0].numel()))))
 
 
 def likelihood_cells(features: LogMel, batch: Batch) -> Cells:

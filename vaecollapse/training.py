@@ -18,18 +18,6 @@ from .regularizers.base import Regularizer
 from .vae import VAE
 
 
-def selection_value(distortion: float, rate: float, *, normalised: bool, final_weight: float) -> float:
-    """What checkpoints are compared by, lower is better: −ELBO = D + R in nats where the likelihood is a density, else
-    D + w·R with the weight the schedule ends at, the same for all epochs and never the weight of the moment.
-
-    >>> selection_value(2.0, 3.0, normalised=True, final_weight=0.1)
-    5.0
-    >>> selection_value(2.0, 3.0, normalised=False, final_weight=0.1)
-    2.3
-    """
-    return distortion + (rate if normalised else final_weight * rate)
-
-
 def reseed(seed: int) -> None:
     """torch.manual_seed of the generators in use, without the millisecond it spends on devices that are not."""
     torch.default_generator.manual_seed(seed)
@@ -98,14 +86,14 @@ class Training(LightningModule):
         return Progress(self.trainer.global_step, self.total, self.trainer.current_epoch, self.batch % parts, parts)
 
     @property
-    def final_weight(self) -> float:
-        """The KL weight at the end of the schedule as it was asked for: what checkpoints are compared at."""
-        return self.regularizer.weight.end
+    def final_weight(self) -> float | None:
+        """The KL weight at the end of the schedule as it was asked for; None where training finds it."""
+        return self.regularizer.end_weight(asked=True)
 
     @property
     def settled(self) -> bool:
-        """Has the KL weight reached the schedule's end?"""
-        return self.regularizer.weight.settled(self.progress)
+        """Has what the regularizer's plan moves reached its end?"""
+        return self.regularizer.settled(self.progress)
 
     def on_fit_start(self) -> None:
         steps = self.trainer.estimated_stepping_batches
@@ -123,8 +111,9 @@ class Training(LightningModule):
             optimizer.zero_grad()
         if self.seen:
             mean = self.trainer.strategy.reduce(torch.stack(self.seen).mean(0), reduce_op="mean")
-            self.regularizer.observe(mean[0], mean[1], self.progress)
             self.seen.clear()
+            if torch.isfinite(mean).all():
+                self.regularizer.observe(mean[0], mean[1], self.progress)
 
     def on_train_start(self) -> None:
         self.on_train_epoch_start()  # a run resumed within its last epoch does not start that
@@ -136,6 +125,8 @@ class Training(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
         elbo = self.vae.elbo(batch.like(self))
         objective = self.regularizer(elbo, self.progress)
+        if self.regularizer.listens:  # on every rank, also where this one's numbers are not finite: all take the mean
+            self.seen.append(torch.stack([elbo.distortion.mean(), elbo.rate.mean()]).detach())
         if not torch.isfinite(objective.loss):
             parts = {"z": elbo.z, "the KL": elbo.kl, "the distortion": elbo.distortion, "the objective": objective.loss}
             first = next(name for name, part in parts.items() if not torch.isfinite(part).all())
@@ -143,8 +134,6 @@ class Training(LightningModule):
             if self.trainer.world_size > 1:
                 return objective.loss  # the others wait for its gradient, and all of them then take no step
             return None  # the step is not taken: the weights stay those of the last finite one
-        if self.regularizer.listens:
-            self.seen.append(torch.stack([elbo.distortion.mean(), elbo.rate.mean()]).detach())
         self.loss_sum = self.get_buffer("loss_sum") + objective.loss.detach()
         self.losses += 1
         torch.maximum(self.get_buffer("loss_max"), objective.loss.detach(), out=self.get_buffer("loss_max"))
@@ -172,9 +161,10 @@ class Training(LightningModule):
             "train/objective/total": float(objective.loss.detach()),
             "train/objective/penalty": float(objective.penalty.detach()),
             "train/objective/weight_applied": float(objective.weight.mean()),
-            "train/objective/weight_declared": float(objective.declared),
             "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
         }
+        if objective.declared is not None:
+            numbers["train/objective/weight_declared"] = float(objective.declared)
         if objective.floor is not None:
             numbers["train/objective/floor"] = float(objective.floor.max())
         numbers |= {f"train/objective/{name}": float(value) for name, value in objective.scalars.items()}
@@ -193,7 +183,8 @@ class Training(LightningModule):
         distortion, rate = (float(self.metric(name).compute()) for name in ("distortion", "rate"))
         for metric in ("distortion", "rate"):
             self.metric(metric).reset()
-        chosen = selection_value(distortion, rate, normalised=self.vae.normalised, final_weight=self.final_weight)
+        # −ELBO in nats where the likelihood is a density
+        chosen = distortion + rate if self.vae.normalised else self.regularizer.compared(distortion, rate)
         if not math.isfinite(chosen):
             self.stop(f"the bound is not finite on the validation split at step {self.trainer.global_step}")
         self.log_dict(
@@ -211,7 +202,7 @@ class Training(LightningModule):
         mean = float(self.trainer.strategy.reduce(mean, reduce_op="mean"))  # all processes must decide alike
         self.get_buffer("loss_sum").zero_()
         self.losses = 0
-        if not self.settled:
+        if not self.settled or self.regularizer.listens:
             return  # a rising price raises the objective of a sound run
         self.epoch_losses.append(mean)
         first, best = self.epoch_losses[0], min(self.epoch_losses)

@@ -200,6 +200,6 @@ def test_a_floor_is_compared_with_the_mean_over_all_batches_of_a_step(parts: int
 
 def test_what_a_step_remembers_survives_a_checkpoint() -> None:
     one, two = (FreeBits(weight=Constant(value=1.0), floor=0.5, form="batch_unit") for _ in range(2))
-    one.before = torch.rand(1, 7)
+    one.step.before = torch.rand(1, 7)
     two.load_state_dict(one.state_dict())
-    assert torch.equal(one.before, two.before)
+    assert torch.equal(one.step.before, two.step.before)

@@ -24,9 +24,9 @@ def test_a_moved_weight_and_floor_survive_a_checkpoint_and_the_end_stays() -> No
 
 def test_the_mean_of_a_step_under_way_survives_beside_the_floor() -> None:
     one, twin = built(), built()
-    one.before = torch.rand(1, 3)
+    one.step.before = torch.rand(1, 3)
     twin.load_state_dict(one.state_dict())
-    assert torch.equal(twin.before.float(), one.before)
+    assert torch.equal(twin.step.before.float(), one.step.before)
 
 
 class Ear(Coefficient):

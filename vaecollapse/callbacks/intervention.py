@@ -45,7 +45,7 @@ def knobs_of(prescription: Prescription) -> dict[str, float] | None:
 
 
 def intervene(
-    alarm: str, regularizer: Regularizer, weight: float, *, floored: bool
+    alarm: str, regularizer: Regularizer, weight: float | None, *, floored: bool
 ) -> tuple[list[Move], list[Prescription]]:
     """Carries out the first live prescription against what the alarm foretells. Returns what was moved (nothing, where
     no prescription is live), and the prescriptions that take a new run."""

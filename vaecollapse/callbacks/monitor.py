@@ -26,7 +26,6 @@ from ..detectors.prior_samples import PriorSamples
 from ..detectors.rate import Rate
 from ..detectors.temperature import Temperature
 from ..diagnosis import MISSING, Facts, Fork, Verdict, bars_of, diagnose, status, value
-from ..elbo import Progress
 from ..evaluation import read
 from ..preflight import Survey
 from ..prescriptions import STATES, Prescription
@@ -306,7 +305,7 @@ class CollapseMonitor(Callback):
         plan = self.survey if self.survey and self.survey.decides else None
         return Facts(
             units=int(value(held_out, "units", 0.0)),
-            weight=float(own.regularizer.weight(Progress(own.total, own.total))) if own else None,
+            weight=own.regularizer.end_weight() if own else None,
             forecast=plan.directions if plan else None,
             beta_effective=plan.beta_effective if plan else None,
             forecast_at_one=plan.at_one if plan else None,
@@ -358,7 +357,7 @@ class CollapseMonitor(Callback):
             log.warning("step %d: nothing is done about %s: %s", trainer.global_step, alarm,
                         f"there were {MOST} interventions" if self.interventions else "no module of ours")  # fmt: skip
             return
-        weight = float(module.regularizer.weight(Progress(module.total, module.total)))
+        weight = module.regularizer.end_weight()
         moves, others = intervene(
             alarm, module.regularizer, weight, floored=getattr(module.regularizer, "floor", 0) > 0
         )

@@ -144,7 +144,7 @@ class DecoderReliance(Detector):
         between = self.between_examples(vae, batch, elbo, first)
         if between is not None:
             self.accumulate("between", between)
-        if objective is not None:
+        if objective is not None and objective.declared is not None:
             self.accumulate("declared", objective.declared.expand(len(rows)))
         elif (centre := gaussian(elbo.posterior)) and (around := gaussian(elbo.prior)) and vae.normalised:
             self.accumulate("noise", 2 * (own - vae.distortion(part, centre[0][rows]).double()))

@@ -78,7 +78,7 @@ class DecoderVariance(Detector):
         self.learned = self.learned.clamp(min=float(not fixed))
         if elbo.kl.ndim > 1:
             self.accumulate("kl", elbo.kl.flatten(1))
-        if objective is not None:
+        if objective is not None and objective.declared is not None:
             self.accumulate("declared", objective.declared.expand(n))
 
     def part(self, vae: VAE, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

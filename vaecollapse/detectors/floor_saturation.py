@@ -50,7 +50,8 @@ class FloorSaturation(Detector):
         if objective is None:
             return
         n = len(batch.x)
-        self.accumulate("declared", objective.declared.expand(n))
+        if objective.declared is not None:
+            self.accumulate("declared", objective.declared.expand(n))
         self.accumulate("weight", objective.weight.mean().expand(n))
         if objective.floor is None or objective.group_kl is None:
             return
@@ -80,12 +81,10 @@ class FloorSaturation(Detector):
 
     def findings(self) -> list[Finding]:
         found = []
-        if self.count("declared"):
-            n = self.count("declared")
-            found = [
-                Finding("weight_applied", float(self.mean("weight")), None, n),
-                Finding("weight_declared", float(self.mean("declared")), None, n),
-            ]
+        if n := self.count("weight"):
+            found = [Finding("weight_applied", float(self.mean("weight")), None, n)]
+        if n := self.count("declared"):
+            found.append(Finding("weight_declared", float(self.mean("declared")), None, n))
         if not self.count("kl") or self.floor <= 0:
             return [undefined("floor_saturation", "the objective has no floor"), *found]
         n, share, over = self.count("kl"), float(self.reading()), float(self.mean("kl").mean() / self.floor)

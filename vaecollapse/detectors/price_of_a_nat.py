@@ -90,6 +90,7 @@ class PriceOfANat(Detector):
             if objective is not None:
                 self.accumulate("pull", loss.square().mean(1))
                 self.accumulate("push", (float(objective.weight.mean()) * nats).square().mean(1))
+            if objective is not None and objective.declared is not None:
                 self.accumulate("declared", objective.declared.expand(len(loss)))
             self.accumulate("unit_loss", loss)
             self.accumulate("unit_nats", nats)

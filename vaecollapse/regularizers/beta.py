@@ -1,10 +1,10 @@
 """D + β R (Higgins 2017); with a moving coefficient also annealing (Bowman 2016) and cycles (Fu 2019)."""
 
 from ..elbo import ELBO, Objective, Progress
-from .base import Regularizer
+from .base import Weighted
 
 
-class Beta(Regularizer):
+class Beta(Weighted):
     """loss = mean_b D + β(t) · mean_b R.
 
     >>> import torch
@@ -16,5 +16,5 @@ class Beta(Regularizer):
 
     def forward(self, elbo: ELBO, progress: Progress) -> Objective:
         rate = elbo.rate.mean()
-        weight = rate.new_tensor(self.weight(progress))
+        weight = self.price(rate, progress)
         return Objective(elbo.distortion.mean() + weight * rate, weight.reshape(1), weight, weight * rate)

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..elbo import Progress
+from ..elbo import ELBO, Progress
 from ..refusal import Refused
+from .targets import check_fits, checked_target
 
 
 class Coefficient(nn.Module, ABC):
@@ -27,9 +28,18 @@ class Coefficient(nn.Module, ABC):
         self.value = self.asked = float(value)
 
     @property
-    def end(self) -> float:
-        """Where the schedule was asked to end, whatever moved it since: what checkpoints are compared at."""
+    def end(self) -> float | None:
+        """Where the schedule was asked to end, whatever moved it since: what checkpoints are compared at. None where
+        training finds it."""
         return self.asked * self.ramp(1.0)
+
+    def cost(self, rate: float) -> float:
+        """What R adds to D where checkpoints are compared by a distance, the same at all epochs."""
+        return self.asked * self.ramp(1.0) * rate
+
+    def check(self, elbo: ELBO) -> None:
+        """Raises Refused where such a latent cannot do what is asked; called once, before step 1."""
+        return
 
     def settled(self, progress: Progress) -> bool:
         """Has the schedule reached its end?"""
@@ -37,6 +47,7 @@ class Coefficient(nn.Module, ABC):
 
     def observe(self, rate: Float[Tensor, ""], progress: Progress) -> None:
         """Told R once an optimizer step, where it `listens`; see `Regularizer.observe`."""
+        return
 
     def get_extra_state(self) -> Float[Tensor, ""]:
         return torch.tensor(self.value, dtype=torch.float64)
@@ -127,3 +138,81 @@ class Cyclical(Coefficient):
     def ramp(self, share: float) -> float:
         within = 1.0 if share >= 1 else (share * self.cycles) % 1
         return min(1.0, max(0.0, within - self.zero) / self.ramp_share)
+
+
+class PID(Coefficient):
+    """The weight that a controller finds so that R comes to `target` nats (ControlVAE, Shao 2020):
+    β(t) = value · clip(kp · sigmoid(−ε) − ki · Σε, minimum, maximum), ε = target − R in nats of the step before.
+
+    Gains and bounds are in multiples of `value`, so that at value = 1 they are the paper's. Anti-windup: where ε
+    drives the weight out of its bounds the sum ends at the bound, and what drives it back counts at once; published
+    code asks for a weight beyond bounds that it has clipped already, which never holds. Lower the gains where the
+    weight swings: R answers late.
+
+    >>> weight = PID(value=1.0, target=3.0, ki=0.01)
+    >>> for rate in (8.0, 8.0):
+    ...     weight.observe(torch.tensor(rate), Progress())
+    >>> round(weight(Progress()), 3)
+    0.11
+    """
+
+    listens = True
+
+    def __init__(
+        self,
+        *,
+        value: float,
+        target: float,
+        kp: float = 0.01,
+        ki: float = 0.001,
+        minimum: float = 0.0,
+        maximum: float = 10.0,
+    ) -> None:
+        super().__init__(value=value)
+        for name, gain in (("kp", kp), ("ki", ki)):
+            if not 0 < gain < math.inf:
+                raise Refused(
+                    f"a gain is a finite number above 0, but {name}={gain:g}: without it the weight does not follow R; "
+                    f"try {name}=0.01"
+                )
+        if not 0 <= minimum < maximum < math.inf:
+            raise Refused(
+                f"the weight moves between minimum and maximum, 0 <= minimum < maximum, but minimum={minimum:g} "
+                f"maximum={maximum:g}: try minimum=0 maximum=10"
+            )
+        self.target = checked_target("regularizer.weight.target", target)
+        self.kp, self.ki, self.minimum, self.maximum = kp, ki, minimum, maximum
+        self.register_buffer("error", torch.tensor(self.target))  # as if nothing were carried yet
+        self.register_buffer("integral", torch.tensor(0.0))
+
+    def ramp(self, share: float) -> float:
+        """Where the controller stands, whatever the share of training."""
+        wanted = self.proportional(float(self.get_buffer("error"))) - self.ki * float(self.get_buffer("integral"))
+        return min(self.maximum, max(self.minimum, wanted))
+
+    def proportional(self, error: float) -> float:
+        """kp · sigmoid(−ε)."""
+        return self.kp / (1 + math.exp(max(-700.0, min(700.0, error))))
+
+    def observe(self, rate: Float[Tensor, ""], progress: Progress) -> None:
+        error = self.target - float(rate)
+        self.get_buffer("integral").fill_(self.summed(error, float(self.get_buffer("integral"))))
+        self.get_buffer("error").fill_(error)
+
+    def summed(self, error: float, integral: float) -> float:
+        """Σε with this error, no further beyond a bound of the weight than the bound itself."""
+        proportional, total = self.proportional(error), integral + error
+        if error < 0:  # the weight rises
+            return max(total, (proportional - self.maximum) / self.ki)
+        return min(total, (proportional - self.minimum) / self.ki)
+
+    @property
+    def end(self) -> float | None:
+        return None
+
+    def cost(self, rate: float) -> float:
+        """The dearest weight on every nat off the target, which no gain in D outweighs where the target can be met."""
+        return self.asked * self.maximum * abs(rate - self.target)
+
+    def check(self, elbo: ELBO) -> None:
+        check_fits("regularizer.weight.target", self.target, elbo)

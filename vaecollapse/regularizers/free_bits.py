@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..elbo import ELBO, Objective, Progress
 from ..refusal import Refused
-from .base import Regularizer
+from .base import Weighted
 from .coefficients import Coefficient
+from .step_mean import StepMean
 
 GROUPINGS = ("unit", "token", "all")
 
@@ -43,16 +44,6 @@ def grouped(kl: Float[Tensor, "batch *unit"], groups: str) -> Float[Tensor, "bat
     if groups == "all":
         return kl.flatten(1).mean(1, keepdim=True)
     return kl.flatten(1) if groups == "unit" else kl.flatten(2).mean(2)
-
-
-def over_ranks(k: Float[Tensor, "rows groups"]) -> Float[Tensor, "rows groups"]:
-    """A batch mean as the mean over all ranks, so that every rank decides the same."""
-    k = k.detach()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        k = k.clone()
-        torch.distributed.all_reduce(k)
-        k = k / torch.distributed.get_world_size()
-    return k
 
 
 def free_bits(
@@ -83,12 +74,12 @@ def free_bits(
     return terms.sum(1).mean(), acting, compared[0] if form.batch_inside else compared
 
 
-class FreeBits(Regularizer):
+class FreeBits(Weighted):
     """loss = mean_b D + β(t) · free_bits(KL), `floor` in nats per unit, compared before β and before any division.
 
     `form: auto` is `batch_unit`, and `batch_total` where posterior or prior is a flow: there the KL is one Monte Carlo
     number per example, so a per-unit or per-example floor has no meaning and is refused.
-    With gradient accumulation `batch_*` forms compare the mean over all batches of a step (see `gathered`).
+    With gradient accumulation `batch_*` forms compare the mean over all batches of a step (see `StepMean`).
     `floor` may be moved while training; the moved one is kept in checkpoints.
     `scale` (hinge only): `one` divides by units, as practitioners do, `units` keeps a clamp's gradient above the floor.
     """
@@ -119,7 +110,7 @@ class FreeBits(Regularizer):
             raise Refused(f"scale and mean_batch belong to the hinge, but form={form}: set regularizer.form=hinge")
         self.floor, self.form, self.groups, self.scale = float(floor), form, groups, scale
         self.mean_batch = mean_batch
-        self.sum = self.before = torch.zeros(0)
+        self.step = StepMean()
 
     def forward(self, elbo: ELBO, progress: Progress) -> Objective:
         form = self.resolved(elbo)
@@ -127,11 +118,11 @@ class FreeBits(Regularizer):
         k = grouped(elbo.kl, form.groups or self.groups) if per_unit else elbo.kl.unsqueeze(1) / elbo.units
         scale = float(elbo.units) if self.scale == "units" else 1.0
         # a reading prices its own block, since ranks read different numbers of them
-        gather = partial(self.gathered, progress=progress) if self.training else None
+        gather = partial(self.step, progress=progress) if self.training else None
         penalty, acting, compared = free_bits(k, self.floor, form, elbo.units, scale, gather)
         # a clamp compares nats of the whole group, the hinge nats per unit
         size = 1.0 if form.below == "subtract" else elbo.units / k.shape[1]
-        weight = penalty.new_tensor(self.weight(progress))
+        weight = self.price(penalty, progress)
         return Objective(
             loss=elbo.distortion.mean() + weight * penalty,
             weight=weight * acting,
@@ -145,33 +136,17 @@ class FreeBits(Regularizer):
             },
         )
 
-    def gathered(self, k: Float[Tensor, "rows groups"], progress: Progress) -> Float[Tensor, "rows groups"]:
-        """The batch mean that is compared: over ranks, and over all batches whose gradients add up to one step.
+    def get_extra_state(self) -> Float[Tensor, ""]:
+        return torch.tensor(self.floor, dtype=torch.float64)
 
-        All batches of a step must be decided alike, and those to come are not known: they are compared by the mean of
-        the step before (in the first step, by what has been seen of it).
-        """
-        k = over_ranks(k)
-        if progress.parts == 1:
-            return k
-        first = progress.part == 0 or self.sum.shape != k.shape
-        self.sum = k if first else self.sum + k
-        mean = self.before.to(k) if self.before.shape == k.shape else self.sum / (progress.part + 1)
-        if progress.part + 1 == progress.parts:
-            self.before = self.sum / progress.parts
-        return mean
+    def set_extra_state(self, state: Float[Tensor, ""]) -> None:
+        self.floor = float(state)
 
     def moved(self, knob: str, value: float) -> float | None:
         if knob != "free_bits":
             return super().moved(knob, value)
         old, self.floor = self.floor, float(value)
         return old
-
-    def get_extra_state(self) -> Float[Tensor, " numbers"]:
-        return torch.cat([torch.tensor([self.floor], dtype=torch.float64), self.before.flatten().cpu().double()])
-
-    def set_extra_state(self, state: Float[Tensor, " numbers"]) -> None:
-        self.floor, self.before = float(state[0]), state[None, 1:]
 
     def resolved(self, elbo: ELBO) -> Form:
         """The form at work on this latent; Refused where there is no KL per unit and the form needs one."""

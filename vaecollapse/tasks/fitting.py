@@ -175,11 +175,12 @@ def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int)
     batches = math.ceil(batches / trainer.accumulate_grad_batches)
     epochs = trainer.max_epochs or 1
     steps = batches * epochs if trainer.max_steps < 0 else min(batches * epochs, trainer.max_steps)
-    weight = module.regularizer.weight
-    end = float(weight(Progress(steps, steps)))  # as it is charged now, whatever moved it
-    reached = next((step for step in range(steps + 1) if weight.settled(Progress(step, steps))), steps)
+    end = module.regularizer.end_weight()  # as it is charged now, whatever moved it
+    reached = next((step for step in range(steps + 1) if module.regularizer.settled(Progress(step, steps))), steps)
     with quiet(module.vae, module.seed):
         plan = survey(module.vae, training, held_out, beta=end, units=units, steps=steps, warmup_ends=reached)
+        if end is None:  # what a nat costs before step 1 is not what it will cost
+            return plan
         residual, few = plan.forecast and plan.forecast.residual, training.part(slice(0, AUDITED))
         priced = audit(module.vae, module.regularizer, few, residual=residual, beta_effective=plan.beta_effective)
         return plan._replace(audit=priced)

@@ -222,11 +222,10 @@ def facts_of(
     survey = loading.read_json(source, "preflight.json")
     known = survey if survey.get("decides") is True else {}
     directions, at_one, price = (known.get(name) for name in ("directions", "at_one", "beta_effective"))
-    end = float(module.regularizer.weight(Progress(place.total, place.total)))
-    settled = module.regularizer.weight.settled(place)
+    settled = module.regularizer.settled(place)
     return Facts(
         units=int(value_of(found, "units", 0.0)),
-        weight=end,
+        weight=module.regularizer.end_weight(),
         forecast=directions if type(directions) is int else None,
         forecast_at_one=at_one if type(at_one) is int else None,
         beta_effective=price if type(price) is float else None,
