@@ -10,10 +10,11 @@ import torch
 from planted import all_detectors, gaussian_data, optimum, probe, read
 from torch.distributions import Normal
 
+from vaecollapse.distributions.batch_norm import BatchNormPosterior
 from vaecollapse.distributions.likelihoods import LaplaceLikelihood, NormalLikelihood
 from vaecollapse.distributions.posteriors import FlowPosterior
 from vaecollapse.distributions.priors import FlowPrior
-from vaecollapse.elbo import ELBO, Progress
+from vaecollapse.elbo import ELBO, Progress, closed_form_kl
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import Constant
 from vaecollapse.regularizers.free_bits import FORMS, FreeBits
@@ -44,6 +45,18 @@ def optimal_scales(rows: slice) -> list[float]:
         likelihood(torch.zeros_like(x[rows])).log_prob(x[rows])
         scales.append(float(likelihood.scale))
     return scales
+
+
+def batch_norm(rows: slice) -> dict[str, list]:
+    """One training batch of a batch-normalising head: means, gradient of their cost and running statistics."""
+    torch.manual_seed(0)
+    posterior, h = BatchNormPosterior(features=6, units=3).double(), kl_of_all() * torch.logspace(0, 1, 8)[:, None]
+    q = posterior(h[rows])
+    prior = Normal(torch.zeros(3).double(), 1.0)
+    (closed_form_kl(q, prior) * torch.logspace(0, 1, 8)[rows, None]).sum(1).mean().backward()
+    gradient = torch.cat([p.grad.flatten() for p in posterior.parameters() if p.grad is not None])
+    running = torch.cat([posterior.running_mean, posterior.running_variance])
+    return {"means": q.mean.tolist(), "gradient": gradient.tolist(), "running": running.tolist()}
 
 
 class FlowVAE(VAE):
@@ -81,6 +94,7 @@ def laws(rows: slice) -> dict:
         "readings": readings(),
         "gradients": {form: free_bits_gradient(form, kl_of_all()[rows]) for form in FORMS},
         "scales": optimal_scales(rows),
+        "batch_norm": batch_norm(rows),
     }
 
 

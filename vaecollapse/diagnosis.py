@@ -246,7 +246,9 @@ def gap_absent(held_out: Readings, training: Readings) -> Decision:
 
 
 def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decision:
-    alive, shown = directions(held_out), ["gap", "information_rank", "mi"]
+    alive = directions(held_out)
+    counted = held_out.get("information_rank", MISSING).value is not None  # not under a batch-normalised posterior
+    shown = ["gap", "information_rank" if counted else "rate", "mi"]
     if status(held_out, "decoder_variance") == "material":
         why = "the likelihood's own scale has collapsed ({decoder_scale:.2g}), so D has no bound and no nat a price"
         return Decision("decoder_variance_collapse", ["decoder_scale", "distortion", "gap"], phrase(why, held_out))
@@ -273,7 +275,8 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     replaced = status(held_out, "mi") == "undefined" and rank.status == "measured" and (rank.value or 0.0) >= 1
     if status(held_out, "mi") != "material" and not replaced:
         return Decision("inconclusive", shown, "the decoder uses z, but no information was measured in it")
-    why = phrase("another's z costs {gap:.3g}, and {alive:.0f} directions carry information", held_out, alive=alive)
+    carried = "{alive:.0f} directions carry information" if counted else "I(x; z) is at least {mi:.3g} nats"
+    why = phrase(f"another's z costs {{gap:.3g}}, and {carried}", held_out, alive=alive)
     if facts.finished and not no_hole(held_out):  # while training nothing so dear is read
         return Decision("inconclusive", shown, f"{why}; whether q(z) fills the prior is not settled")
     return Decision("healthy", shown, why)

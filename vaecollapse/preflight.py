@@ -17,6 +17,7 @@ from .distributions.likelihoods import (
     NormalLikelihood,
     SpectralLikelihood,
 )
+from .distributions.posteriors import check_promise
 from .elbo import Objective, Progress
 from .nn.spectral import LogMel, frame_mask
 from .refusal import Refused
@@ -172,6 +173,9 @@ def rehearse(vae: VAE, regularizer: Regularizer, batch: Batch) -> Objective:
     """One objective on real examples, so that a plan which cannot be priced is refused before step 1."""
     check_data(vae, batch)
     training = vae.training, regularizer.training
+    vae.eval()
+    with torch.enable_grad():  # a prior that has a gradient is learned
+        check_promise(vae.encode(batch.x, batch.context, batch.mask), vae.prior(batch.context))
     with torch.no_grad(), torch.random.fork_rng():
         objective = regularizer.eval()(vae.eval().elbo(batch, seed=0), Progress())
     vae.train(training[0])
