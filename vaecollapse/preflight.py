@@ -329,6 +329,8 @@ def survey(
     plan = Survey(units, steps, warmup_ends, beta)
     likelihood, features = getattr(vae, "likelihood", None), getattr(vae, "features", None)
     check_data(vae, training, held_out)
+    if vae.autoregressive:  # collapse is stable or not given the elements before, which no covariance says
+        return plan._replace(beta_effective=beta) if isinstance(likelihood, BernoulliLikelihood) else plan
     if isinstance(likelihood, BernoulliLikelihood) and features is None:
         found = forecast_binary(training.x, beta=beta, units=units)
         return plan._replace(forecast=found, beta_effective=beta)  # it has no scale that could be another than its own

@@ -182,9 +182,7 @@ def test_one_example_and_a_variance_beside_eps_are_refused_at_the_first_batch(ca
     assert "posterior.eps" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "options", [{"gamma": 0.0}, {"gamma": 1.5}, {"gamma": math.nan}, {"eps": 0.0}, {"eps": 2.0}]
-)
+@pytest.mark.parametrize("options", [{"gamma": 0.0}, {"gamma": 1.5}, {"gamma": math.nan}, {"eps": 0.0}, {"eps": 2.0}])
 def test_impossible_normalisations_are_refused(options):
     with pytest.raises(Refused, match="try"):
         head(**options)

@@ -1,6 +1,7 @@
 """A posterior that cannot come nearer to the prior than δ nats in any unit."""
 
 import math
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -28,7 +29,9 @@ def log_variance_range(rate: float) -> tuple[float, float]:
     def excess(log_variance: float) -> float:
         return 0.5 * (math.expm1(log_variance) - log_variance) - rate
 
-    return brentq(excess, -2 * rate - 1, 0.0), brentq(excess, 0.0, math.log(2 * rate + 1) + 2)
+    ends = ((-2 * rate - 1, 0.0), (0.0, math.log(2 * rate + 1) + 2))
+    low, high = (cast(float, brentq(excess, *between)) for between in ends)
+    return low, high
 
 
 class DeltaPosterior(nn.Module):
