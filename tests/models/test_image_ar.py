@@ -45,7 +45,7 @@ def model(kind: type = AutoregressiveImageVAE, *, likelihood: str = "bernoulli",
     vae = kind(**BASE | parts | options).double()
     if loud and getattr(vae, "causal", None) is not None:
         with torch.no_grad():  # as training would: the pixels before decide
-            vae.causal.last.weight.mul_(30)
+            vae.causal.last.weight.mul_(5)
     return vae
 
 
@@ -65,7 +65,7 @@ def seen_by(vae, pixel: tuple[int, int], planes: int = 1) -> set[tuple[int, int]
 
 
 @pytest.mark.parametrize("pixel", [(0, 0), (0, 5), (4, 0), (5, 3), (8, 7)])
-@pytest.mark.parametrize(("field", "planes"), [(1, 1), (2, 3), (4, 1)])
+@pytest.mark.parametrize(("field", "planes"), [(1, 1), (2, 3), (4, 1), (7, 1)])
 def test_a_pixel_sees_its_field_before_it_and_nothing_else(field, planes, pixel):
     """All of it: no blind spot. Nothing of the pixel itself, of its planes, or after it."""
     i, j = pixel
@@ -79,7 +79,7 @@ def test_a_pixel_sees_its_field_before_it_and_nothing_else(field, planes, pixel)
 def test_what_is_drawn_is_each_pixels_quantile_given_those_before(likelihood):
     vae = model(likelihood=likelihood).eval()
     levels = torch.rand(4, 1, 9, 8, dtype=torch.float64)
-    decoded = vae.decode(torch.randn(4, 3, dtype=torch.float64))
+    decoded = vae.decode(20 * torch.randn(4, 3, dtype=torch.float64))
     x = decoded.draw(levels)
     torch.testing.assert_close(quantile(decoded.given(x).elements, levels), x, rtol=1e-9, atol=1e-9)
     alone = vae.decode(torch.zeros(1, 3, dtype=torch.float64)).draw(levels[:1])
@@ -170,7 +170,7 @@ def test_no_forecast_is_made_and_no_hundreds_of_images_are_drawn():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"receptive_field": -1}, "receptive_field=4"),
+        ({"receptive_field": -1}, "receptive_field=8"),
         ({"pixel_dropout": 1.0}, "receptive_field=0 to hide all"),
         ({"pixel_dropout": -0.1}, "pixel_dropout=0.5"),
         ({"pixel_dropout": 0.5, "receptive_field": 0}, "sees none"),
@@ -191,7 +191,7 @@ def blocks(count: int) -> Batch:
     return Batch(bits.float().repeat_interleave(4, 2).repeat_interleave(4, 3), index=torch.arange(count))
 
 
-def taught(*, steps: int = 100) -> AutoregressiveImageVAE:
+def taught(*, steps: int = 60) -> AutoregressiveImageVAE:
     """A decoder that has learned the quarters while the KL was too dear for z."""
     small = {"event_shape": (1, 8, 8), "capacity": 4, "residual_units": 0, "receptive_field": 1, "latent_dim": 4}
     vae, batch = model(loud=False, **small).float(), blocks(64)
@@ -212,7 +212,7 @@ def test_a_weaker_decoder_revives_z_where_the_pixels_before_bypass_it(monkeypatc
     examples = [data.part(slice(i, i + 1)) for i in range(256)]
     loader = DataLoader([Batch(e.x[0], index=e.index[0]) for e in examples], batch_size=64, shuffle=True,
                         collate_fn=collate, generator=torch.Generator().manual_seed(0))  # fmt: skip
-    plan = Plan(partial(torch.optim.Adam, lr=0.02), loader, Progress(1, 1), 80, 0)
+    plan = Plan(partial(torch.optim.Adam, lr=0.02), loader, Progress(1, 1), 50, 0)
     regularizer, held_out = Beta(weight=Constant(value=1.0)), [blocks(600)]
     detectors = {"gap": DecoderReliance(), "rate": Rate()}
     found = probe(vae, regularizer, plan, held_out, data, detectors)

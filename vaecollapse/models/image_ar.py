@@ -16,11 +16,12 @@ from .image import ImageVAE
 
 class AutoregressiveImageVAE(ImageVAE):
     """p(x|z) = Π p(x_i | x_<i, z) in reading order (PixelVAE, Gulrajani 2017): the output of `ImageVAE`'s decoder plus
-    that of a causal stack of `receptive_field` layers of `capacity` channels, which is told of z in each.
+    that of a causal stack of dilated layers of `capacity` channels, which is told of z in each.
 
-    A pixel sees `receptive_field` rows and columns before it (0: none, and this is an `ImageVAE`); its planes are
-    independent given those. While training a share `pixel_dropout` of the pixels is hidden from the stack, as words are
-    by word dropout (Bowman 2016). What the pixels before tell, z need not: the classical posterior collapse.
+    A pixel sees `receptive_field` rows and columns before it (0: none, and this is an `ImageVAE`), by about its
+    logarithm of layers; its planes are independent given those. While training a share `pixel_dropout` of the pixels is
+    hidden from the stack, as words are by word dropout (Bowman 2016). What the pixels before tell, z need not: the
+    classical posterior collapse.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class AutoregressiveImageVAE(ImageVAE):
         stride: int = 2,
         smallest: int = 4,
         residual_units: int = 1,
-        receptive_field: int = 4,
+        receptive_field: int = 8,
         pixel_dropout: float = 0.0,
     ) -> None:
         super().__init__(
@@ -120,7 +121,7 @@ class AutoregressiveImageVAE(ImageVAE):
 
     def parameter_table(self) -> list[Part]:
         """As that of `ImageVAE`, and the causal stack."""
-        own = [Part.of("causal stack", self.causal, f"{self.receptive_field} layers")] if self.causal else []
+        own = [Part.of("causal stack", self.causal, f"sees {self.receptive_field} rows")] if self.causal else []
         return [*super().parameter_table(), *own]
 
 
@@ -128,7 +129,7 @@ def _refuse_sight(receptive_field: int, pixel_dropout: float) -> None:
     if receptive_field < 0:
         raise Refused(
             f"expected a model.receptive_field of rows and columns, 0 for none, but got {receptive_field}: try "
-            "model.receptive_field=4"
+            "model.receptive_field=8"
         )
     if not 0 <= pixel_dropout < 1:
         raise Refused(
@@ -138,5 +139,5 @@ def _refuse_sight(receptive_field: int, pixel_dropout: float) -> None:
     if pixel_dropout and not receptive_field:
         raise Refused(
             f"model.pixel_dropout={pixel_dropout} hides pixels from a decoder that sees none: type "
-            "model.receptive_field=4, or model.pixel_dropout=0"
+            "model.receptive_field=8, or model.pixel_dropout=0"
         )

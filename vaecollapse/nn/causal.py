@@ -7,42 +7,52 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .audio import variance_preserving
+from .audio import SLOPE, variance_preserving
 
 Rows = Float[Tensor, "batch _ height width"]
 
 
-def gate(x: Rows) -> Rows:
-    """tanh(a) σ(b) of the two halves (van den Oord 2016)."""
-    a, b = x.chunk(2, 1)
-    return a.tanh() * b.sigmoid()
-
-
 class CausalLayer(nn.Module):
     """One layer of two stacks, both told z at every pixel: `above` sees rows above, `across` also what lies to the left
-    (Gated PixelCNN, van den Oord 2016; shifted as in PixelCNN++, Salimans 2017, so that no pixel is out of sight).
+    (van den Oord 2016; shifted as in PixelCNN++, Salimans 2017, so that no pixel is out of sight).
 
-    The first layer takes pixels, shifted down by a row and to the right by one; each further one sees a row and a
-    column more.
+    The first layer (`dilation` 0) takes pixels, shifted down by a row and to the right by one; each further one sees
+    `dilation` rows and columns more.
     """
 
-    def __init__(self, *, inputs: int, channels: int, told: int, first: bool) -> None:
+    def __init__(self, *, inputs: int, channels: int, told: int, dilation: int) -> None:
         super().__init__()
-        self.first = first
-        self.rows = nn.Conv2d(inputs, 2 * channels, (1 if first else 2, 3))
-        self.pixels = nn.Conv2d(inputs, 2 * channels, (1, 1 if first else 2))
-        self.link = nn.Conv2d(channels, 2 * channels, 1, bias=False)
-        self.told = nn.Conv2d(told, 4 * channels, 1, bias=False)
+        self.dilation, self.first = dilation, (first := not dilation)
+        step = max(1, dilation)
+        self.rows = nn.Conv2d(inputs, channels, (1 if first else 2, 3), dilation=step)
+        self.pixels = nn.Conv2d(inputs, channels, (1, 1 if first else 2), dilation=step)
+        self.link = nn.Conv2d(channels, channels, 1, bias=False)
+        self.told_rows = nn.Conv2d(told, channels, 1, bias=False)
+        self.told_pixels = nn.Conv2d(told, channels, 1, bias=False)
 
     def above(self, v: Rows, told: Rows) -> Rows:
-        padded = F.pad(v, (1, 1, 0 if self.first else 1, 0))
-        out = gate(self.rows(padded) + self.told(told).chunk(2, 1)[0])
+        side = max(1, self.dilation)
+        padded = F.pad(v, (side, side, self.dilation, 0))
+        out = F.leaky_relu(self.rows(padded) + self.told_rows(told), SLOPE)
         return out if self.first else v + out
 
     def across(self, h: Rows, v: Rows, told: Rows) -> Rows:
-        padded = h if self.first else F.pad(h, (1, 0))
-        out = gate(self.pixels(padded) + self.link(v) + self.told(told).chunk(2, 1)[1])
+        padded = F.pad(h, (self.dilation, 0))
+        out = F.leaky_relu(self.pixels(padded) + self.link(v) + self.told_pixels(told), SLOPE)
         return out if self.first else h + out
+
+
+def reach(field: int) -> list[int]:
+    """Dilations of the layers that together see `field` pixels far, without gaps: after the first, doubled as long as
+    that does not see too far.
+
+    >>> reach(1), reach(4), reach(27)
+    ([0], [0, 1, 2], [0, 1, 2, 4, 8, 11])
+    """
+    found = [0]
+    while (left := field - 1 - sum(found)) > 0:
+        found.append(min(left, max(1, 2 * found[-1])))
+    return found
 
 
 class CausalStack(nn.Module):
@@ -54,13 +64,15 @@ class CausalStack(nn.Module):
     def __init__(self, *, planes: int, channels: int, told: int, field: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            CausalLayer(inputs=channels if i else planes, channels=channels, told=told, first=not i)
-            for i in range(field)
+            CausalLayer(inputs=channels if dilation else planes, channels=channels, told=told, dilation=dilation)
+            for dilation in reach(field)
         )
         self.last = nn.Conv2d(channels, planes, 1, bias=False)
         variance_preserving(self)
         with torch.no_grad():
             self.last.weight.mul_(0.1)  # as the decoder's own, a start near the intercept
+            for weight in (p for layer in self.layers[1:] for p in layer.parameters()):
+                weight.mul_(0.3)  # residual branches start small
 
     def above(self, x: Rows, told: Rows) -> list[Rows]:
         """What each layer knows of the rows above."""
