@@ -1,4 +1,4 @@
-"""A VAE of images whose decoder also sees the pixels before each: strong enough to do without z."""
+"""A VAE of images whose decoder also sees the pixels before each, so that it needs z the less the larger it is."""
 
 from collections.abc import Callable
 
@@ -20,8 +20,7 @@ class AutoregressiveImageVAE(ImageVAE):
 
     A pixel sees `receptive_field` rows and columns before it (0: none, and this is an `ImageVAE`), by about its
     logarithm of layers; its planes are independent given those. While training a share `pixel_dropout` of the pixels is
-    hidden from the stack, as words are by word dropout (Bowman 2016). What the pixels before tell, z need not: the
-    classical posterior collapse.
+    hidden from the stack, as words are by word dropout (Bowman 2016). What the pixels before tell, z need not.
     """
 
     def __init__(
