@@ -13,10 +13,11 @@ from planted import all_detectors, gaussian_data, optimum, probe, read
 from torch.distributions import Distribution, Normal
 
 from vaecollapse.batch import Batch
+from vaecollapse.distributions.batch_norm import BatchNormPosterior
 from vaecollapse.distributions.likelihoods import LaplaceLikelihood, NormalLikelihood
 from vaecollapse.distributions.posteriors import FlowPosterior
 from vaecollapse.distributions.priors import FlowPrior
-from vaecollapse.elbo import ELBO, Progress
+from vaecollapse.elbo import ELBO, Progress, closed_form_kl
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import PID, Constant
 from vaecollapse.regularizers.free_bits import FORMS, FreeBits
@@ -126,6 +127,18 @@ def optimal_scales(rows: slice) -> list[float]:
     return scales
 
 
+def batch_norm(rows: slice) -> dict[str, list]:
+    """One training batch of a batch-normalising head: means, gradient of their cost and running statistics."""
+    torch.manual_seed(0)
+    posterior, h = BatchNormPosterior(features=6, units=3).double(), kl_of_all() * torch.logspace(0, 1, 8)[:, None]
+    q = posterior(h[rows])
+    prior = Normal(torch.zeros(3).double(), 1.0)
+    (closed_form_kl(q, prior) * torch.logspace(0, 1, 8)[rows, None]).sum(1).mean().backward()
+    gradient = torch.cat([p.grad.flatten() for p in posterior.parameters() if p.grad is not None])
+    running = torch.cat([posterior.running_mean, posterior.running_variance])
+    return {"means": q.mean.tolist(), "gradient": gradient.tolist(), "running": running.tolist()}
+
+
 class FlowVAE(VAE):
     """A linear model between a flow posterior and a flow prior, at random weights."""
 
@@ -163,6 +176,7 @@ def laws(rows: slice) -> dict:
         "scales": optimal_scales(rows),
         "remedies": {name: remedy_gradient(name, rows) for name in REMEDIES},
         "controllers": {name: controlled(name, rows) for name in ("geco", "pid")},
+        "batch_norm": batch_norm(rows),
     }
 
 

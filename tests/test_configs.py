@@ -111,6 +111,8 @@ def test_every_yaml_says_what_it_is():
         (["model=audio_nf", "posterior=normal", "prior=normal"],
          {"posterior": "NormalPosterior", "prior": "NormalPrior"}),
         (["model=image"], {"dataset": "DigitsData", "likelihood": "NormalLikelihood", "posterior": "NormalPosterior"}),
+        (["model=image_ar"], {"dataset": "DigitsData", "likelihood": "BernoulliLikelihood", "regularizer": "Beta"}),
+        (["model=image_ar", "posterior=delta"], {"posterior": "DeltaPosterior", "prior": "NormalPrior"}),
         (["model=image", "dataset=drums", "likelihood=bernoulli"],
          {"dataset": "DrumsData", "likelihood": "BernoulliLikelihood"}),
         (["model=audio", "prior=nsf"], {"prior": "FlowPrior", "posterior": "NormalPosterior"}),
@@ -121,7 +123,7 @@ def test_a_model_picks_its_parts_and_the_command_line_wins(overrides, expected):
     assert {group: cfg[group]._target_.rpartition(".")[2] for group in expected} == expected
 
 
-@pytest.mark.parametrize("model", ["audio_nf", "audio", "image", "linear"])
+@pytest.mark.parametrize("model", ["audio_nf", "audio", "image", "image_ar", "linear"])
 def test_the_command_line_wins_over_a_models_knobs(model):
     wanted = {"beta": 0.3, "max_epochs": 2, "batch_size": 8, "latent_dim": 3, "lr": 0.5}
     cfg = config.compose([f"model={model}", *(f"{knob}={value}" for knob, value in wanted.items())])
@@ -152,7 +154,7 @@ FLOWLESS = {"capacity", "pool", "posterior=normal", "prior=normal"}
 
 
 @pytest.mark.parametrize("regularizer", GROUPS["regularizer"])
-@pytest.mark.parametrize("model", ["audio_nf", "audio", "image", "linear"])
+@pytest.mark.parametrize("model", ["audio_nf", "audio", "image", "image_ar", "linear"])
 def test_exactly_the_knobs_that_nothing_reads_are_refused(model, regularizer):
     """Set to the very value it has: what decides is whether another value would build anything else."""
     chosen = [f"model={model}", f"regularizer={regularizer}", *NEEDS.get(("regularizer", regularizer), [])]
@@ -165,7 +167,7 @@ def test_exactly_the_knobs_that_nothing_reads_are_refused(model, regularizer):
     choices = dict(cfg.hydra.runtime.choices)
     cfg = OmegaConf.masked_copy(cfg, [*config.KNOBS, *TREE])
     dead = {sentence.split(" has no effect")[0] for sentence in config.without_effect(cfg, lines, choices, [CONF])}
-    unread = {"linear": FLOWLESS, "image": {"pool"}}.get(model, set())
+    unread = {"linear": FLOWLESS, "image": {"pool"}, "image_ar": {"pool"}}.get(model, set())
     assert dead == unread | IDLE.get(regularizer, PLAIN)
 
 
@@ -183,9 +185,11 @@ def refusal(overrides: list[str]) -> str | None:
         (["regularizer=beta", "free_bits=0.1"],
          "free_bits has no effect with regularizer=beta: regularizer=free_bits would read it"),
         (["model=linear", "capacity=4"],
-         "capacity has no effect with model=linear: model=audio or model=audio_nf or model=image would read it"),
+         "capacity has no effect with model=linear: model=audio or model=audio_nf or model=image or "
+         "model=image_ar would read it"),
         (["model=linear", "prior=maf"],
-         "prior=maf has no effect with model=linear: model=audio or model=audio_nf or model=image would read it"),
+         "prior=maf has no effect with model=linear: model=audio or model=audio_nf or model=image or "
+         "model=image_ar would read it"),
         (["coefficient@regularizer.weight=constant", "warmup=0.2"],
          "warmup has no effect with coefficient@regularizer.weight=constant"),
         (["coefficient@regularizer.weight=cyclical", "warmup=0.2"],

@@ -61,3 +61,13 @@ def test_a_controller_stands_where_it_stands_on_one_process(group: list[dict], a
 def test_an_optimal_scale_is_that_of_all_ranks(group: list[dict], alone: dict) -> None:
     for rank in group:
         assert rank["scales"] == pytest.approx(alone["scales"], rel=1e-6)
+
+
+def test_a_batch_is_normalised_over_all_ranks(group: list[dict], alone: dict) -> None:
+    """Means, what evaluation will use, and the gradient that DDP's averaging makes of the ranks'."""
+    found, whole = [rank["batch_norm"] for rank in group], alone["batch_norm"]
+    rows, gradients = [row for rank in found for row in rank["means"]], [rank["gradient"] for rank in found]
+    torch.testing.assert_close(torch.tensor(rows), torch.tensor(whole["means"]))
+    torch.testing.assert_close(torch.tensor(gradients).mean(0), torch.tensor(whole["gradient"]))
+    for rank in found:
+        assert rank["running"] == pytest.approx(whole["running"])

@@ -522,7 +522,7 @@ def _decoded(vae: VAE, batch: Batch) -> tuple[Distortion, float, float | None, f
     decoded: Any = vae.decode(z, batch.context, batch.mask)
     inner, x, mask = getattr(decoded, "density", decoded), batch.x, batch.mask
     unknown = Distortion("other", math.nan, "the model's own distortion"), float(x[0].numel()), None, None
-    if not x.is_floating_point() or not vae.normalised:
+    if not x.is_floating_point() or not vae.normalised or vae.autoregressive:
         return unknown
     if inner is not decoded:  # a density of fixed features
         x, mask = decoded.features(x if mask is None else x * mask), inner.mask

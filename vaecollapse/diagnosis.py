@@ -287,7 +287,9 @@ def gap_absent(held_out: Readings, training: Readings, facts: Facts) -> Decision
 
 
 def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decision:
-    alive, shown = directions(held_out), ["gap", "information_rank", "mi"]
+    alive = directions(held_out)
+    counted = held_out.get("information_rank", MISSING).value is not None  # not under a batch-normalised posterior
+    shown = ["gap", "information_rank" if counted else "rate", "mi"]
     if status(held_out, "decoder_variance") == "material":
         why = "the likelihood's own scale has collapsed ({decoder_scale:.2g}), so D has no bound and no nat a price"
         return Decision("decoder_variance_collapse", ["decoder_scale", "distortion", "gap"], phrase(why, held_out))

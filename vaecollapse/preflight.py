@@ -18,6 +18,7 @@ from .distributions.likelihoods import (
     NormalLikelihood,
     SpectralLikelihood,
 )
+from .distributions.posteriors import check_promise
 from .elbo import Objective, Progress
 from .nn.spectral import LogMel, frame_mask
 from .refusal import Refused
@@ -215,6 +216,9 @@ def rehearse(vae: VAE, regularizer: Regularizer, batch: Batch) -> Objective:
     """One objective on real examples, so that a plan which cannot be priced is refused before step 1."""
     check_data(vae, batch)
     training = vae.training, regularizer.training
+    vae.eval()
+    with torch.enable_grad():  # a prior that has a gradient is learned
+        check_promise(vae.encode(batch.x, batch.context, batch.mask), vae.prior(batch.context))
     with torch.no_grad(), torch.random.fork_rng():
         elbo = vae.eval().elbo(batch, seed=0)
         regularizer.check(elbo)
@@ -378,6 +382,8 @@ def survey(
     check_data(vae, training, held_out)
     if beta is None:
         return plan._replace(floor=table_of(likelihood, training))
+    if vae.autoregressive:  # collapse is stable or not given the elements before, which no covariance says
+        return plan._replace(beta_effective=beta) if isinstance(likelihood, BernoulliLikelihood) else plan
     label = None if training.context is None else labels(training.context)
     rest = unexplained(training)
     if isinstance(likelihood, BernoulliLikelihood) and features is None:

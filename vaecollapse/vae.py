@@ -35,6 +35,7 @@ class VAE(nn.Module, ABC):
     """
 
     decodes = True  # False for a model of which only the encoder is known
+    autoregressive = False  # True where p(x|z) sees x itself: what z is worth beside that, no formula foretells
 
     @abstractmethod
     def encode(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Distribution:

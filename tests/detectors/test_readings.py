@@ -4,7 +4,20 @@ import math
 
 import pytest
 import torch
-from planted import EIGENVALUES, Planted, blind, collapsed, findings_on, gaussian_data, informative, optimum, probe
+from planted import (
+    EIGENVALUES,
+    Planted,
+    blind,
+    collapsed,
+    filling,
+    findings_on,
+    gaussian_data,
+    informative,
+    optimum,
+    probe,
+    reading,
+    verdict_on,
+)
 from torch.distributions import Independent, Normal
 
 from vaecollapse.batch import Batch
@@ -20,6 +33,7 @@ from vaecollapse.detectors.price_of_a_nat import PriceOfANat
 from vaecollapse.detectors.rate import Rate
 from vaecollapse.detectors.temperature import Temperature
 from vaecollapse.distributions.likelihoods import NormalLikelihood
+from vaecollapse.distributions.posteriors import DeclaredNormal
 from vaecollapse.elbo import ELBO, Objective, Progress, closed_form_kl, noise, pieces, unit_moments
 from vaecollapse.evaluation import read
 from vaecollapse.models.linear import LinearVAE
@@ -326,3 +340,23 @@ def test_closed_form_kl_is_what_the_price_sees() -> None:
     elbo = optimum(2, e=1.0).elbo(Batch(gaussian_data(4), index=torch.arange(4)), seed=0)
     assert isinstance(price(1.0)(elbo), Objective)
     assert torch.equal(elbo.kl, closed_form_kl(elbo.posterior, elbo.prior))
+
+
+class BatchNormalised(Planted):
+    """Declares what a batch-normalising head does."""
+
+    def encode(self, x, context=None, mask=None):
+        mean, scale = self.encoder(x)
+        return Independent(DeclaredNormal(mean, scale, 1e-4, batch_normalised=True), 1)
+
+
+@pytest.mark.parametrize("decoder", [blind, reading], ids=["ignored", "used"])
+def test_under_batch_normalised_means_units_and_rank_say_that_they_say_nothing(decoder) -> None:
+    """The verdict is the same without them: a deaf decoder's code is bypassed, a code that is read is healthy."""
+    x = gaussian_data(4000)
+    plain, declared = (verdict_on(kind(filling, decoder), x) for kind in (Planted, BatchNormalised))
+    assert plain.verdict == declared.verdict == ("bypassed_latent" if decoder is blind else "healthy")
+    rank, units = (declared.readings[name] for name in ("information_rank", "active_units"))
+    assert rank.value is None and rank.status == "undefined" and "by construction" in rank.note
+    assert units.value == 4 and "by construction" in units.note and not plain.readings["active_units"].note
+    assert "information_rank" not in declared.deciding and "directions carry" not in declared.findings[0]

@@ -153,6 +153,24 @@ def test_an_exact_decoder_cannot_drive_the_density_to_infinity(ours, reference):
 
 
 @pytest.mark.parametrize("ours", [NormalLikelihood, LaplaceLikelihood])
+def test_a_learned_scale_comes_back_from_its_floor(ours):
+    """The floor is soft: however long a decoder was exact, the scale still feels what it leaves over (a clamp would
+    not: its gradient is 0 there)."""
+    likelihood, x = ours(scale_mode="learned"), torch.full((8, 16), 0.5)
+    optimizer = torch.optim.Adam(likelihood.parameters(), lr=0.1)
+    for decoded, steps in ((x, 700), (torch.zeros_like(x), 400)):
+        lowest = math.inf
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (-likelihood(decoded).log_prob(x).mean()).backward()
+            optimizer.step()
+            lowest = min(lowest, likelihood.scale.item())
+        if decoded is x:
+            assert lowest < 1.01 * math.exp(-8), "as near as counts as at the floor"
+    assert likelihood.scale.item() > 100 * math.exp(-8)
+
+
+@pytest.mark.parametrize("ours", [NormalLikelihood, LaplaceLikelihood])
 @pytest.mark.parametrize(
     "options",
     [

@@ -174,21 +174,23 @@ def alternatives(key: str, value: Any) -> list[Any]:
     if isinstance(value, int):
         return [value + 1, max(1, value // 2), max(1, value // 16)]
     if isinstance(value, float):
-        return [value / 2 if value else 1.0, value * 2]
+        return [value / 2 if value else 1.0, value * 2 if value else 0.5]
     if isinstance(value, list):
         return [value[:-1], [each * 2 for each in value]]
     return sorted(words().get(key, set()) - {value})
 
 
 def reading(name: str, model: dict) -> tuple[list, list[torch.Tensor]]:
-    """Shapes of all parameters, and the bound; a knob that moves neither does nothing."""
-    vae = build(composed(name) | {"model": model}, data_of(name)).eval()
+    """Shapes of all parameters, and the bound in evaluation and while training; a knob that moves neither does
+    nothing."""
+    vae = build(composed(name) | {"model": model}, data_of(name))
     batch = data_of(name).examples("train", COUNT)
     batch = batch._replace(x=batch.x.to(next(vae.parameters()).dtype))
     vae.calibrate(batch)
-    with torch.no_grad():
-        elbo = vae.elbo(batch, seed=0)
-    return [(key, p.shape) for key, p in vae.named_parameters()], [elbo.distortion, elbo.kl]
+    torch.manual_seed(0)
+    trained, evaluated = vae.elbo(batch, seed=0), vae.eval().elbo(batch, seed=0)
+    bounds = [part.detach() for elbo in (trained, evaluated) for part in (elbo.distortion, elbo.kl)]
+    return [(key, p.shape) for key, p in vae.named_parameters()], bounds
 
 
 def set_to(model: dict, path: tuple[str, ...], value: Any) -> dict:

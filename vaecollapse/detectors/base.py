@@ -132,6 +132,7 @@ def undefined(name: str, note: str) -> Finding:
     return Finding(name, None, status="undefined", note=note)
 
 
+BATCH_NORMALISED = "batch-normalised means spread by construction, whatever z is used for"
 BUDGET = 2**23  # numbers in one collected column (64 MiB): a latent of thousands of units is read on fewer examples
 
 

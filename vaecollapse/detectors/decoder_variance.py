@@ -83,7 +83,9 @@ class DecoderVariance(Detector):
 
     def part(self, vae: VAE, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """Per example: mean scale, share of scales at the floor (−1: no floor known), Σ(x − x̂)²."""
-        elements: Any = elements_of(vae.decode(z, batch.context, batch.mask))
+        decoded: Any = vae.decode(z, batch.context, batch.mask)
+        given = getattr(decoded, "given", None)  # of an autoregressive likelihood, each element given those before it
+        elements: Any = elements_of(given(batch.x) if given else decoded)
         if elements is None or elements.mean.shape != batch.x.shape:
             return None
         scale = elements.scale.expand(elements.mean.shape).double().flatten(1)

@@ -5,10 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..batch import Batch
+from ..distributions.posteriors import batch_normalised
 from ..elbo import ELBO, Objective, unit_moments
 from ..refusal import check_least
 from ..vae import VAE
-from .base import Detector, Finding, undefined
+from .base import BATCH_NORMALISED, Detector, Finding, undefined
 
 
 def information_eigenvalues(between: Float[Tensor, "k k"], within: Float[Tensor, "k k"]) -> Float[Tensor, " k"]:
@@ -50,7 +51,8 @@ class InformationRank(Detector):
     Σ_between = Cov_x(E[z|x]), Σ_within = E_x[Cov(z|x)]; from S draws Σ_within/S is taken off Σ_between (undebiased, a
     fully collapsed flow reads full rank). Invariant to any invertible linear map of z, which active units are not.
     Blind to information carried in σ alone. Needs `examples_per_unit` × units examples. Of a spatial latent (C, H, W)
-    the rank is that of its C channels: each position's own mean is removed, then positions are pooled.
+    the rank is that of its C channels: each position's own mean is removed, then positions are pooled. Not defined
+    under a batch-normalised posterior, where it is full by construction.
     """
 
     def __init__(self, *, eigenvalue: float = 0.1, examples_per_unit: int = 10) -> None:
@@ -61,11 +63,12 @@ class InformationRank(Detector):
         self.add_column("mean")
         for name in ("outer", "within"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
-        for name in ("draws", "channels"):
+        for name in ("draws", "channels", "fixed"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
         posterior = elbo.relative_posterior()
+        self.fixed = self.fixed.clamp(min=float(batch_normalised(elbo.posterior)))
         unit = posterior.event_shape
         channels = unit[0] if len(unit) == 3 else elbo.units
         self.channels = self.channels.clamp(min=channels)
@@ -114,6 +117,8 @@ class InformationRank(Detector):
             many = f"{int(self.channels)} units need more examples than can be read"
             few = "fewer than two examples, or z is not finite"
             return [undefined("information_rank", many if self.channels > LARGEST else few)]
+        if self.fixed:
+            return [undefined("information_rank", BATCH_NORMALISED)]
         values = self.eigenvalues()
         needed = self.examples_per_unit * max(1, len(values) - self.idle())
         enough = n >= needed

@@ -25,8 +25,11 @@ MODES = {
 
 
 def decoded(vae: VAE, batch: Batch, z: Float[Tensor, "batch *unit"]) -> Float[Tensor, "batch values"] | None:
-    """The decoder's mean for each z; None for a likelihood that has none (an autoregressive one)."""
+    """The decoder's mean for each z; None for a likelihood that has none, or only element by element (an autoregressive
+    one)."""
     out = vae.decode(z, batch.context, batch.mask)
+    if getattr(out, "sequential", False):
+        return None
     try:
         mean = out if isinstance(out, Tensor) else out.mean
     except (NotImplementedError, AttributeError):

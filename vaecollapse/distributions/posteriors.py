@@ -1,4 +1,4 @@
-"""From encoder features to q(z|x): the Gaussian head, and flows on it."""
+"""From encoder features to q(z|x): the Gaussian head, what is promised of its KL, and flows on it."""
 
 from collections.abc import Sequence
 
@@ -9,18 +9,75 @@ from torch.distributions import Distribution, Independent, Normal
 from torch.nn.functional import softplus
 
 from ..refusal import Refused
-from .flows import Flow
+from .flows import Flow, FlowDistribution
 
 LOG_VARIANCE_RANGE = (-14.0, 8.0)
 UNIT_SOFTPLUS = 0.5413248546  # softplus of it is 1, so σ starts at 1
+PARAMETRISATIONS = ("log_variance", "scale")
 
 
 class DeclaredNormal(Normal):
-    """A Gaussian that knows the smallest σ its head can produce (`scale_floor`)."""
+    """A Gaussian that knows what its head can produce: the smallest σ (`scale_floor`), what its KL to N(0, I) is at
+    least (`promise`, in words; empty for nothing), and whether its means have a fixed variance over examples."""
 
-    def __init__(self, loc: Tensor, scale: Tensor, scale_floor: float) -> None:
-        self.scale_floor = scale_floor
+    def __init__(
+        self, loc: Tensor, scale: Tensor, scale_floor: float, *, promise: str = "", batch_normalised: bool = False
+    ) -> None:
+        self.scale_floor, self.promise, self.batch_normalised = scale_floor, promise, batch_normalised
         super().__init__(loc, scale, validate_args=False)
+
+
+def declared(posterior: Distribution) -> DeclaredNormal | None:
+    """The declared Gaussian of a posterior, or under its flow; None where there is none."""
+    while isinstance(posterior, Independent | FlowDistribution):
+        posterior = posterior.base_dist if isinstance(posterior, Independent) else posterior.base
+    return posterior if isinstance(posterior, DeclaredNormal) else None
+
+
+def batch_normalised(posterior: Distribution) -> bool:
+    """Is the variance of its means over examples fixed, whatever they say of x?"""
+    own = declared(posterior)
+    return own is not None and own.batch_normalised
+
+
+def check_promise(posterior: Distribution, prior: Distribution) -> None:
+    """Refused where a KL is promised and the prior is not N(0, I), or not certain to stay it, or q is a flow.
+
+    To be called with gradients on: a prior that has one is learned, and its mean may follow the posterior's.
+    """
+    own = declared(posterior)
+    if own is None or not own.promise:
+        return
+    if isinstance(posterior, FlowDistribution):
+        raise Refused(
+            f"{own.promise} and a flow makes of it what it likes: type posterior=realnvp or leave out the flow"
+        )
+    base = prior
+    while isinstance(base, Independent):
+        base = base.base_dist
+    given = "a flow" if isinstance(prior, FlowDistribution) else f"a {type(base).__name__}"
+    if isinstance(base, Normal):
+        learned = base.loc.requires_grad or base.scale.requires_grad
+        if not learned and not base.loc.any() and bool((base.scale == 1).all()):
+            return
+        given = "a learned Gaussian, whose mean can follow the posterior's" if learned else "another Gaussian"
+    raise Refused(f"{own.promise}, but the prior is {given}: type prior=normal, or posterior=normal")
+
+
+def smallest_scale(parametrisation: str, scale_floor: float) -> float:
+    """The floor of σ; Refused for what is no parametrisation."""
+    if parametrisation not in PARAMETRISATIONS:
+        raise Refused(f"expected parametrisation log_variance or scale, but got {parametrisation!r}")
+    return scale_floor if parametrisation == "scale" else float(torch.tensor(LOG_VARIANCE_RANGE[0] / 2).exp())
+
+
+def scale_of(raw: Float[Tensor, "batch units"], parametrisation: str, floor: float) -> Float[Tensor, "batch units"]:
+    """σ of a head's output: floor + softplus(·), 1 at start, or e^(ℓ/2) with ℓ softly bounded to (−14, 8)."""
+    if parametrisation == "scale":
+        return floor + softplus(raw + UNIT_SOFTPLUS)
+    low, high = LOG_VARIANCE_RANGE
+    bounded = high - softplus(high - raw)
+    return ((low + softplus(bounded - low)) / 2).exp()
 
 
 class NormalPosterior(nn.Module):
@@ -39,22 +96,14 @@ class NormalPosterior(nn.Module):
         scale_floor: float = 1e-4,
     ) -> None:
         super().__init__()
-        if parametrisation not in ("log_variance", "scale"):
-            raise Refused(f"expected parametrisation log_variance or scale, but got {parametrisation!r}")
+        self.scale_floor = smallest_scale(parametrisation, scale_floor)
         self.head = nn.Linear(features, 2 * units)
         self.parametrisation = parametrisation
-        low = LOG_VARIANCE_RANGE[0]
-        self.scale_floor = scale_floor if parametrisation == "scale" else float(torch.tensor(low / 2).exp())
 
     def forward(self, h: Float[Tensor, "batch features"]) -> Distribution:
         with torch.autocast(h.device.type, enabled=False):
             mean, raw = self.head(h.to(self.head.weight.dtype)).chunk(2, -1)
-            if self.parametrisation == "scale":
-                scale = self.scale_floor + softplus(raw + UNIT_SOFTPLUS)
-            else:
-                low, high = LOG_VARIANCE_RANGE
-                bounded = high - softplus(high - raw)
-                scale = ((low + softplus(bounded - low)) / 2).exp()
+            scale = scale_of(raw, self.parametrisation, self.scale_floor)
             return Independent(DeclaredNormal(mean, scale, self.scale_floor), 1)
 
 

@@ -121,8 +121,12 @@ class ImageDecoder(nn.Module):
         with torch.no_grad():
             self.last.weight.mul_(0.1)  # a start near the intercept, the best there is without z
 
-    def forward(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch planes height width"]:
+    def features(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channels height width"]:
+        """What the last convolution sees: what z says of each pixel."""
         h = self.seed(z).unflatten(1, self.seed_shape)
         for stage in self.stages:
             h = stage(h)
-        return self.last(F.leaky_relu(h, SLOPE))
+        return F.leaky_relu(h, SLOPE)
+
+    def forward(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch planes height width"]:
+        return self.last(self.features(z))
