@@ -19,7 +19,12 @@ COEFFICIENTS = sorted(path.stem for path in (CONF / "coefficient").glob("*.yaml"
 
 def build(regularizer: str, coefficient: str = "linear") -> Regularizer:
     cfg = config.compose(
-        ["model=linear", f"regularizer={regularizer}", f"coefficient@regularizer.weight={coefficient}"]
+        [
+            "model=linear",
+            f"regularizer={regularizer}",
+            "callback=[stages,pretrain_reset]",  # whose plans the coefficients of their names follow
+            f"coefficient@regularizer.weight={coefficient}",
+        ]
     )
     return instantiate(cfg.regularizer)
 

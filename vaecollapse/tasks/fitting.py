@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from .. import config, loading
 from ..audit import audit
 from ..batch import collate
+from ..callbacks.acting import Acting
 from ..callbacks.monitor import CollapseMonitor
 from ..datasets.base import VAEData
 from ..diagnosis import Verdict
@@ -70,8 +71,14 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     for name, callback in callbacks.items():
         made(f"callback.{name}", lambda callback=callback: callback, pl.Callback)
     trainer = build_trainer(cfg, directory, list(callbacks.values()))
+    acting = [callback for callback in callbacks.values() if isinstance(callback, Acting)]
+    for callback in acting:
+        callback.check(trainer, module)
     plan = made("the plan", lambda: rehearsed(module, data, trainer))
     run = Run(directory)
+    for callback in acting:
+        callback.run = run
+        callback.prepare(module, spread_examples(data.splits.train, 2).like(module))
     monitor = next((c for c in callbacks.values() if isinstance(c, CollapseMonitor)), None)
     if monitor:
         monitor.run, monitor.survey, monitor.command = run, plan, command_of(overrides)
