@@ -125,6 +125,10 @@ class Training(LightningModule):
             mean = self.trainer.strategy.reduce(torch.stack(self.seen).mean(0), reduce_op="mean")
             self.regularizer.observe(mean[0], mean[1], self.progress)
             self.seen.clear()
+        named = {f"train/lr/{group['name']}": group["lr"] for group in optimizer.param_groups if "name" in group}
+        if named and self.trainer.global_step % self.log_every == 0:  # the rates this step takes, whoever set them
+            for logger in self.loggers:
+                logger.log_metrics(named, self.trainer.global_step)
 
     def on_train_start(self) -> None:
         self.on_train_epoch_start()  # a run resumed within its last epoch does not start that

@@ -1,6 +1,6 @@
 """What a callback that moves the training owes: refusals before step 1, and a line for all it does."""
 
-import logging
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +16,6 @@ from ..run import Run
 from ..training import Training
 from ..vae import VAE
 
-log = logging.getLogger(__name__)
 PARTS = ("encoder", "decoder", "prior")
 
 
@@ -36,6 +35,11 @@ class Acting(Callback):
         if self.run and trainer.is_global_zero:
             where = {"step": trainer.global_step, "epoch": trainer.current_epoch, "event": event}
             self.run.append("events.jsonl", where | content)
+
+
+def key_of(callback: Callback, content: object) -> str:
+    """A state's name in checkpoints by what the callback was given, so that two of a class go side by side."""
+    return f"{type(callback).__qualname__} {zlib.crc32(repr(content).encode()):08x}"
 
 
 def others(trainer: Trainer, kind: type, than: Callback) -> list[Any]:
@@ -85,19 +89,12 @@ def unscale(trainer: Trainer) -> None:
                 group["lr"] = group.pop("asked")
 
 
-def log_rates(trainer: Trainer, module: Training) -> None:
-    """The rate of each group as the step takes it, as train/lr/<group>, where the step is logged."""
-    if trainer.global_step % module.log_every:
-        return
-    rates = {f"train/lr/{group['name']}": group["lr"] for o in trainer.optimizers for group in o.param_groups}
-    for logger in trainer.loggers:
-        logger.log_metrics(rates, trainer.global_step)
-
-
 def matching(parts: dict[str, str], word: str, where: str) -> list[str]:
-    """The parameters that a word means: all, a part, or those whose names begin with it. Refused where there is none."""
+    """The parameters a word means: all, a part, or those whose names begin with it. Refused where there is none."""
     found = [name for name, part in parts.items() if word == "all" or part == word or name.startswith(word)]
     if not found:
         own = ", ".join(dict.fromkeys(name.partition(".")[0] for name in parts))
-        raise Refused(f"{where} names {word}, which no parameter belongs to: take all, encoder, decoder, or one of {own}")
+        raise Refused(
+            f"{where} names {word}, which no parameter belongs to: take all, encoder, decoder, or one of {own}"
+        )
     return found

@@ -1,7 +1,6 @@
 """The encoder trains ahead of the decoder while that raises I (He 2019)."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -43,22 +42,25 @@ class Burst(NamedTuple):
 
 
 class AggressiveEncoder(Acting):
-    """While aggressive a step moves the encoder alone, up to `most` times, until the mean objective of `window` steps is
-    above that of the window before; then one step moves all but the encoder. Once I(x; z) of held-out examples, read
-    after each epoch, is no higher than after the epoch before, every step moves both, for good.
+    """While aggressive, a step moves the encoder alone, up to `most` times, until the mean objective of `window` steps
+    is above that of the window before; then one step moves all but the encoder. Once I(x; z) of held-out examples, read
+    after every `every` such steps (an epoch of them in the paper), is no higher than it was, every step moves both, for
+    good.
 
     What a step does not move keeps its weights and moments. Each step is one of the plan's steps: at equal epochs the
     decoder takes fewer of them, and train/aggressive/encoder_steps and decoder_steps say how many. The first reading is
     compared with 0, as in the authors' code.
     """
 
-    def __init__(self, *, most: int = 100, window: int = 15, examples: int = 512, seed: int = 0) -> None:
+    def __init__(
+        self, *, most: int = 100, window: int = 15, every: int = 10, examples: int = 512, seed: int = 0
+    ) -> None:
         super().__init__()
-        check_least("callback.aggressive", 1, most=most, window=window)
+        check_least("callback.aggressive", 1, most=most, window=window, every=every)
         check_least("callback.aggressive", 4, examples=examples)
         if most > 100:
             raise Refused(f"callback.aggressive.most={most} is beyond the 100 of He 2019: type at most 100")
-        self.most, self.window, self.examples, self.seed = most, window, examples, seed
+        self.most, self.window, self.every, self.examples, self.seed = most, window, every, examples, seed
         self.aggressive, self.burst, self.decoders_turn = True, Burst(), False
         self.information = 0.0
         self.losses: Tensor | None = None
@@ -113,6 +115,10 @@ class AggressiveEncoder(Acting):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         assert isinstance(pl_module, Training)
         moved = self.moves()
+        if trainer.global_step % pl_module.log_every == 0:
+            taken = {f"train/aggressive/{name}_steps": float(count) for name, count in self.steps.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(taken, trainer.global_step)
         drop_gradients(
             parameter
             for name, parameter in pl_module.vae.named_parameters()
@@ -132,8 +138,8 @@ class AggressiveEncoder(Acting):
             self.note(outputs["loss"].detach().double())
         else:
             self.burst, self.decoders_turn, self.losses = Burst(), False, None
-        if (trainer.global_step - 1) % pl_module.log_every == 0:
-            self.log_steps(trainer, trainer.global_step - 1)
+            if self.aggressive and self.steps["decoder"] % self.every == 0:
+                self.look(trainer, pl_module)
 
     def note(self, loss: Tensor) -> None:
         """One encoder step more."""
@@ -143,16 +149,10 @@ class AggressiveEncoder(Acting):
             mean, self.losses = over_ranks(self.losses.reshape(1, 1)).item() / self.window, None
         self.burst, self.decoders_turn = self.burst.after(mean, most=self.most)
 
-    def log_steps(self, trainer: Trainer, step: int) -> None:
-        numbers = {f"train/aggressive/{name}_steps": float(count) for name, count in self.steps.items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(numbers, step)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Training)
-        if not self.aggressive or pl_module.fault is not None:
-            return
-        found, _ = read(self.probe.vae, self.blocks(pl_module), {"mi": MutualInformation()}, seed=self.seed)
+    def look(self, trainer: Trainer, module: Training) -> None:
+        """Has I risen since the last look?"""
+        blocks = [block.like(module) for block in self.probe.blocks]
+        found, _ = read(self.probe.vae, blocks, {"mi": MutualInformation()}, seed=self.seed)
         finding = found["mi"]
         before, now = self.information, finding.value
         self.aggressive = now is not None and now > before
@@ -160,8 +160,7 @@ class AggressiveEncoder(Acting):
         self.tell(trainer, "aggressive", aggressive=self.aggressive, mi=now, before=before, note=finding.note,
                   encoder_steps=self.steps["encoder"], decoder_steps=self.steps["decoder"])  # fmt: skip
         if not self.aggressive:
-            log.info("the encoder no longer trains ahead: I is %s nats, after %.3g", now, before)
+            log.info("the encoder no longer trains ahead: I is %.3g nats, after %.3g", now or 0.0, before)
 
-    def blocks(self, module: Training) -> Sequence[Batch]:
-        return [block.like(module) for block in self.probe.blocks]
-
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.tell(trainer, "steps", **self.steps)

@@ -14,7 +14,7 @@ from ..batch import Batch
 from ..refusal import Refused
 from ..regularizers.coefficients import Staged
 from ..training import Training
-from .acting import Acting, drop_gradients, log_rates, matching, parts_of, scale, split, unscale
+from .acting import Acting, drop_gradients, key_of, matching, parts_of, scale, split, unscale
 
 log = logging.getLogger(__name__)
 KEYS = ("epochs", "share", "weight", "trains", "lr", "reset")
@@ -99,6 +99,10 @@ class Stages(Acting):
 
     # --- what a checkpoint keeps
 
+    @property
+    def state_key(self) -> str:
+        return key_of(self, (self.given, self.acts))
+
     def state_dict(self) -> dict[str, Any]:
         return {"stage": self.stage, "fresh": self.fresh}
 
@@ -109,7 +113,7 @@ class Stages(Acting):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Training)
-        own = {name: parameter for name, parameter in pl_module.vae.named_parameters()}
+        own = dict(pl_module.vae.named_parameters())
         words = dict.fromkeys(word for acts in self.acts for word in (*acts.trains, *acts.lr) if word != "all")
         means = {word: set(matching(self.parts, word, "a stage")) for word in words}
         labels = {name: "+".join([part, *(w for w in words if name in means[w] and w != part)])
@@ -131,7 +135,9 @@ class Stages(Acting):
         """What begins with a stage; one of no length is entered too."""
         self.stage, acts, stage = number, self.acts[number], self.given[number]
         self.start_anew(trainer, module, self.named(acts.reset))
-        log.info("stage %d: KL weight %g to %g times beta, %s trains", number + 1, *stage.weight, " and ".join(acts.trains))
+        log.info(
+            "stage %d: KL weight %g to %g times beta, %s trains", number + 1, *stage.weight, " and ".join(acts.trains)
+        )
         self.tell(trainer, "stage", stage=number + 1, weight=list(stage.weight), trains=list(acts.trains), lr=acts.lr,
                   reset=list(acts.reset))  # fmt: skip
 
@@ -154,7 +160,6 @@ class Stages(Acting):
             scale(group, rate)
             if rate == 0:
                 drop_gradients(group["params"])
-        log_rates(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         unscale(trainer)

@@ -185,7 +185,9 @@ class Staged(Coefficient):
 
     def lay_out(self, epochs: int) -> None:
         self.epochs = epochs
-        self.lengths = [None if s.epochs is s.share is None else s.share or (s.epochs or 0) / epochs for s in self.stages]
+        self.lengths = [
+            None if s.epochs is s.share is None else s.share or (s.epochs or 0) / epochs for s in self.stages
+        ]
         self.starts = list(accumulate([length or 0.0 for length in self.lengths[:-1]], initial=0.0))
 
     def at(self, share: float) -> int:
