@@ -46,3 +46,11 @@ def test_a_floor_acts_on_the_mean_over_all_ranks(group: list[dict], alone: dict,
 def test_an_optimal_scale_is_that_of_all_ranks(group: list[dict], alone: dict) -> None:
     for rank in group:
         assert rank["scales"] == pytest.approx(alone["scales"], rel=1e-6)
+
+
+def test_an_epochs_means_are_those_of_all_ranks_to_the_bit_on_each(group: list[dict], alone: dict) -> None:
+    """Decisions rest on them; saved by the first rank and loaded by all, they are as good."""
+    for whole, resumed in (rank["means"] for rank in group):
+        assert (whole, resumed) == tuple(group[0]["means"])
+        assert whole == pytest.approx(alone["means"][0], rel=1e-6)
+        assert resumed == pytest.approx(whole, rel=1e-6)
