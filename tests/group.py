@@ -13,6 +13,7 @@ from planted import all_detectors, gaussian_data, optimum, probe, read
 from torch.distributions import Distribution, Normal
 
 from vaecollapse.batch import Batch
+from vaecollapse.callbacks.epoch_means import EpochMeans
 from vaecollapse.distributions.batch_norm import BatchNormPosterior
 from vaecollapse.distributions.likelihoods import LaplaceLikelihood, NormalLikelihood
 from vaecollapse.distributions.posteriors import FlowPosterior
@@ -169,8 +170,25 @@ def readings() -> dict:
     }
 
 
+def epoch_means(form: str, rows: slice) -> list[list]:
+    """What a tuner reads of an epoch of two batches, and once more of one that was saved between them."""
+    found, kl = [], kl_of_all()[rows]
+    for saved in (False, True):
+        regularizer, means = FreeBits(weight=Constant(value=1.0), floor=0.8, form=form), EpochMeans()
+        for part in kl.split(max(1, len(kl) - 1)):
+            q = Normal(torch.zeros_like(part), 1.0)
+            elbo = ELBO(part.sum(1), part, torch.zeros_like(part), q, q)
+            means.heard(regularizer, (elbo,), regularizer(elbo, Progress()))
+            if saved:
+                state, means = means.state_dict(), EpochMeans()
+                means.load_state_dict(state)
+        found.append(list(means.take() or ()))
+    return found
+
+
 def laws(rows: slice) -> dict:
     return {
+        "means": epoch_means("hinge", rows),
         "readings": readings(),
         "gradients": {form: free_bits_gradient(form, kl_of_all()[rows]) for form in FORMS},
         "scales": optimal_scales(rows),

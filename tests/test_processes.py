@@ -71,3 +71,11 @@ def test_a_batch_is_normalised_over_all_ranks(group: list[dict], alone: dict) ->
     torch.testing.assert_close(torch.tensor(gradients).mean(0), torch.tensor(whole["gradient"]))
     for rank in found:
         assert rank["running"] == pytest.approx(whole["running"])
+
+
+def test_an_epochs_means_are_those_of_all_ranks_to_the_bit_on_each(group: list[dict], alone: dict) -> None:
+    """Decisions rest on them; saved by the first rank and loaded by all, they are as good."""
+    for whole, resumed in (rank["means"] for rank in group):
+        assert (whole, resumed) == tuple(group[0]["means"])
+        assert whole == pytest.approx(alone["means"][0], rel=1e-6)
+        assert resumed == pytest.approx(whole, rel=1e-6)

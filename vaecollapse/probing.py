@@ -19,7 +19,7 @@ from .batch import Batch
 from .detectors.base import Detector, Finding
 from .diagnosis import Fork, value
 from .distributions.likelihoods import BernoulliLikelihood, ElementwiseLikelihood, SpectralLikelihood
-from .elbo import Progress
+from .elbo import ELBO, Progress
 from .evaluation import mean_of, quiet, read
 from .regularizers.base import Regularizer
 from .regularizers.beta import Beta
@@ -111,16 +111,21 @@ WHAT = {
 
 
 def decoding(vae: VAE, batch: Batch) -> set[int]:
-    """The identities of the parameters that p(x|z) depends on, found by its gradient whatever they are called."""
+    """The identities of the parameters that p(x|z) depends on."""
+    return reached(vae, batch, lambda elbo: vae.distortion(batch, elbo.z.detach()))
+
+
+def reached(vae: VAE, batch: Batch, term: Callable[[ELBO], Tensor]) -> set[int]:
+    """The identities of the parameters that a term depends on, found by its gradient whatever they are called."""
     with torch.enable_grad():
         elbo = vae.elbo(batch, seed=0)
         vae.zero_grad(set_to_none=True)
-        distortion = vae.distortion(batch, elbo.z.detach()).mean()
-        if distortion.requires_grad:
-            distortion.backward()
-    reached = {id(parameter) for parameter in vae.parameters() if parameter.grad is not None}
+        total = term(elbo).mean()
+        if total.requires_grad:
+            total.backward()
+    found = {id(parameter) for parameter in vae.parameters() if parameter.grad is not None}
     vae.zero_grad(set_to_none=True)
-    return reached
+    return found
 
 
 def trained(vae: VAE, regularizer: Regularizer, parameters: list[nn.Parameter], plan: Plan) -> str | None:

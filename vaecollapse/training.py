@@ -114,6 +114,10 @@ class Training(LightningModule):
             self.seen.clear()
             if torch.isfinite(mean).all():
                 self.regularizer.observe(mean[0], mean[1], self.progress)
+        named = {f"train/lr/{group['name']}": group["lr"] for group in optimizer.param_groups if "name" in group}
+        if named and self.trainer.global_step % self.log_every == 0:  # the rates this step takes, whoever set them
+            for logger in self.loggers:
+                logger.log_metrics(named, self.trainer.global_step)
 
     def on_train_start(self) -> None:
         self.on_train_epoch_start()  # a run resumed within its last epoch does not start that

@@ -37,7 +37,9 @@ PAIRS = [
 
 @functools.cache
 def chosen(*overrides: str) -> dict:
-    return OmegaConf.to_container(config.compose(["model=linear", *overrides]).regularizer, resolve=True)
+    # whose plans the coefficients of their names follow
+    given = ["model=linear", "callback=[stages,pretrain_reset]", *overrides]
+    return OmegaConf.to_container(config.compose(given).regularizer, resolve=True)
 
 
 def composed(regularizer: str, coefficient: str | None = None) -> DictConfig:

@@ -2,6 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -216,3 +219,90 @@ class PID(Coefficient):
 
     def check(self, elbo: ELBO) -> None:
         check_fits("regularizer.weight.target", self.target, elbo)
+
+
+class Stage(NamedTuple):
+    """A stretch of training, so many `epochs` long or a `share` of it all (neither: the rest), over which the weight
+    goes from one multiple of `value` to the other in a straight line."""
+
+    epochs: float | None
+    share: float | None
+    weight: tuple[float, float]
+
+    @classmethod
+    def parsed(cls, number: int, given: Mapping[str, Any]) -> "Stage":
+        """Refused where it is none; `number` counts from 1."""
+        epochs, share, weight = given.get("epochs"), given.get("share"), given.get("weight")
+        if epochs is not None and share is not None:
+            raise Refused(f"stage {number} has epochs and a share: give one of the two")
+        if not (weight is not None and len(weight) == 2 and all(0 <= float(w) < math.inf for w in weight)):
+            raise Refused(f"stage {number} needs its KL weight as two multiples of beta, but got {weight}: try [0, 1]")
+        if epochs is not None and (epochs < 1 or epochs != int(epochs)):
+            raise Refused(f"stage {number} lasts a whole number of epochs of at least 1, but got {epochs}: try 1")
+        if share is not None and not 0 <= share <= 1:
+            raise Refused(f"stage {number} takes a share of training from 0 to 1, but got {share}: try 0.25")
+        return cls(epochs, share, (float(weight[0]), float(weight[1])))
+
+
+class Staged(Coefficient):
+    """Stage after stage; what else a stage does is the callback's that comes with it. The last one stays where it ends.
+
+    >>> weight = Staged(value=2.0, stages=[{"epochs": 1, "weight": [0, 0]}, {"epochs": 2, "weight": [0, 1]}])
+    >>> weight.plan(4)
+    >>> [weight(Progress(step=step, total=40)) for step in (5, 10, 20, 30, 40)]
+    [0.0, 0.0, 1.0, 2.0, 2.0]
+    """
+
+    def __init__(self, *, value: float, stages: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(value=value)
+        if not stages:
+            raise Refused("stages names no stage: leave callback.stages out, or give one such as {weight: [0, 1]}")
+        self.stages = [Stage.parsed(number, given) for number, given in enumerate(stages, 1)]
+        if any(stage.epochs is None and stage.share is None for stage in self.stages[:-1]):
+            raise Refused("only the last stage may leave its epochs open: give the others epochs or a share")
+        self.lay_out(int(sum(stage.epochs or 0 for stage in self.stages)) or 1)
+
+    def plan(self, epochs: int) -> None:
+        """Lays the stages out over so many epochs. Refused where they end after training does."""
+        self.lay_out(epochs)
+        last = self.starts[-1] + (self.lengths[-1] or 0.0)
+        if last > 1 + 1e-9 or (self.lengths[-1] is None and self.starts[-1] >= 1):
+            raise Refused(
+                f"the stages take {last * epochs:g} of {epochs} epochs, so that the schedule would end after training "
+                f"does: shorten them, or type max_epochs={math.ceil(last * epochs) + 1}"
+            )
+
+    def lay_out(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.lengths = [
+            None if s.epochs is s.share is None else s.share or (s.epochs or 0) / epochs for s in self.stages
+        ]
+        self.starts = list(accumulate([length or 0.0 for length in self.lengths[:-1]], initial=0.0))
+
+    def at(self, share: float) -> int:
+        """Which stage this share of training lies in, from 0."""
+        return max(i for i, start in enumerate(self.starts) if start <= share + 1e-9)
+
+    def ramp(self, share: float) -> float:
+        stage = self.at(share)
+        low, high = self.stages[stage].weight
+        done = max(0.0, share - self.starts[stage]) / max(self.length(stage), 1e-12)
+        return low + (high - low) * min(1.0, done)
+
+    def length(self, stage: int) -> float:
+        """The share of training that the stage takes."""
+        length = self.lengths[stage]
+        return 1 - self.starts[stage] if length is None else length
+
+    def settled(self, progress: Progress) -> bool:
+        """Does the weight stay where it is from here on?"""
+        end = self.ramp(1.0)
+        flat = all(stage.weight == (end, end) for stage in self.stages[self.at(progress.share) :])
+        return flat or progress.share + 1e-9 >= self.starts[-1] + self.length(-1)
+
+    def get_extra_state(self) -> Float[Tensor, "2"]:
+        return torch.tensor([self.value, self.epochs], dtype=torch.float64)
+
+    def set_extra_state(self, state: Float[Tensor, "2"]) -> None:
+        self.value = float(state[0])
+        self.lay_out(int(state[1]))  # a run that is trained longer keeps the plan it began with

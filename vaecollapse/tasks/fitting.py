@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from .. import config, loading
 from ..audit import audit
 from ..batch import collate
+from ..callbacks.acting import Acting
 from ..callbacks.monitor import CollapseMonitor
 from ..datasets.base import VAEData
 from ..diagnosis import Verdict
@@ -72,8 +73,14 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     for name, callback in callbacks.items():
         made(f"callback.{name}", lambda callback=callback: callback, pl.Callback)
     trainer = build_trainer(cfg, directory, list(callbacks.values()))
+    acting = [callback for callback in callbacks.values() if isinstance(callback, Acting)]
+    for callback in acting:
+        callback.check(trainer, module)
     plan = made("the plan", lambda: rehearsed(module, data, trainer))
     run = Run(directory)
+    for callback in acting:
+        callback.run = run
+        callback.prepare(module, spread_examples(data.splits.train, 2).like(module))
     monitor = next((c for c in callbacks.values() if isinstance(c, CollapseMonitor)), None)
     if monitor:
         monitor.run, monitor.survey, monitor.command = run, plan, command_of(overrides)
@@ -115,8 +122,7 @@ def ended(trainer: pl.Trainer, module: Training, seconds: float) -> dict[str, An
     said = {"steps": steps, "encoder_steps": steps, "decoder_steps": steps, "restarts": 0, "seconds": seconds,
             "parameters": sum(p.numel() for p in module.vae.parameters())}  # fmt: skip
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-        tell: Any = getattr(callback, "circumstances", None)
-        said |= tell() if tell else {}
+        said |= callback.circumstances() if isinstance(callback, Acting) else {}
     return said
 
 
