@@ -24,7 +24,7 @@ from vaecollapse import config
 from vaecollapse.detectors.base import Finding
 from vaecollapse.diagnosis import Bars, Facts, bars_of, diagnose
 from vaecollapse.elbo import Progress
-from vaecollapse.prescriptions import MEANING, STATES, prescribe
+from vaecollapse.prescriptions import MEANING, STATES, Plan, prescribe
 from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import Constant
@@ -278,12 +278,35 @@ def test_what_the_floor_leaves_is_counted_per_unit_and_where_the_form_takes_its_
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("weight", [0.0, 0.01, 1.0])
-def test_no_prescription_raises_the_price_of_what_is_dead(state: str, weight: float) -> None:
-    moves = prescribe(state, weight, floored=True, knobs={"seed": 1.0, "max_epochs": 150.0})
+@pytest.mark.parametrize("price", [None, 0.1, 1.0, 30.0])
+def test_no_prescription_raises_the_price_of_what_is_dead(state: str, weight: float, price: float | None) -> None:
+    knobs = {"seed": 1.0, "max_epochs": 150.0}
+    moves = prescribe(state, Plan(weight, price, held=("regularizer=beta",), knobs=knobs))
     prices = [float(line[5:]) for move in moves for line in move.overrides if line.startswith("beta=")]
-    assert all((price > weight) == (state == "variance_collapse") for price in prices)
+    free = state == "variance_collapse" or (state == "prior_hole" and price == 0.1)
+    assert all((moved > weight) == free for moved in prices)
     assert not any(line in ("seed=1", "max_epochs=150", "max_epochs=20") for move in moves for line in move.overrides)
-    assert 1 <= len(moves) <= 3
+    assert moves
+
+
+@pytest.mark.parametrize(("cause", "first"), [("decoder_too_strong", "model.pixel_dropout=0.5"),
+                                              ("lagging_encoder", "callback=[*,aggressive]"),
+                                              ("price_too_high", "beta=0.1"),
+                                              ("floor_holds_rate", "regularizer=beta")])  # fmt: skip
+def test_a_cause_that_a_probe_names_goes_first(cause: str, first: str) -> None:
+    plan = Plan(1.0, held=("regularizer=beta",), mechanisms=(cause,))
+    for state in ("posterior_collapse", "fake_rate", "bypassed_latent", "partial_collapse"):
+        assert prescribe(state, plan)[0].overrides[0] == first
+
+
+def test_a_dear_nat_is_brought_to_the_elbos_own_price_and_a_cheap_one_too() -> None:
+    assert prescribe("over_compressed", Plan(52.0, 26.0))[0].overrides == ("beta=2",)
+    assert prescribe("variance_collapse", Plan(1e-4, 4e-3))[0].overrides == ("beta=0.025",)
+
+
+def test_an_autoencoder_that_hardly_moved_is_given_larger_steps() -> None:
+    small, large = (prescribe("underfit", Plan(1.0, still=still))[0].overrides for still in (True, False))
+    assert (small, large) == (("lr=0.01",), ("max_epochs=20",))
 
 
 @pytest.mark.parametrize(("gap", "rate", "state"), [(0.02, 0.005, "posterior_collapse"), (0.02, 3.0, "inconclusive"),

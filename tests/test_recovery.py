@@ -96,7 +96,7 @@ def test_beyond_the_largest_eigenvalue_training_ends_collapsed_and_says_what_to_
     ]
     verdict = train(config.compose(overrides), tmp_path, overrides).diagnosis
     assert verdict is not None and verdict.verdict == "posterior_collapse"
-    assert verdict.prescriptions[0].command.endswith("beta=0.8")
+    assert verdict.prescriptions[0].command.endswith("beta=1.54"), "the ELBO's own: e is the mean eigenvalue"
     alarms = [event for event in Run(tmp_path).lines("events.jsonl") if event["event"] == "alarm"]
     assert (alarms[0]["alarm"], alarms[0]["step"]) == ("forecast_collapse", 0), "the forecast knew before step 1"
     for prescription in verdict.prescriptions:

@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 
 from . import arithmetic
 from .detectors.base import Z95, Finding
-from .prescriptions import Prescription, State, prescribe
+from .prescriptions import Plan, Prescription, State, prescribe
 from .refusal import Refused, check_least
 
 Readings = Mapping[str, Finding]
@@ -67,9 +67,10 @@ class Facts(NamedTuple):
     `weight` is the KL weight the schedule ends at, `forecast` the directions the data offers at the run's own e,
     `unsettled` the largest relative movement of gap and R over the last fifth of training, `share` the part of the
     planned steps done, `fault` what diverged, `finished` False while training goes on, `floor` the run's own in nats
-    per unit (0 without one), `knobs` the run's own values of what a prescription may
-    move, `held_out` False where only training examples were read. `beta_effective` is e over the residual that the
-    forecast leaves (1: the ELBO's own price), `forecast_at_one` the directions the data offers at that very price.
+    per unit (0 without one), `held` the choices that give up what keeps R from falling, `knobs` the run's
+    own values of what a prescription may move, `held_out` False where only training examples were read.
+    `beta_effective` is e over the residual that the forecast leaves (1: the ELBO's own price), `forecast_at_one` the
+    directions the data offers at that very price.
     `forks` are the short trainings of a probe, by cause; `over_reference` how much worse than the closed-form reference
     with the same number of units the autoencoder among them is on held-out examples.
     `arithmetic`: numbers of a log alone, with what `beta`, `distortion_kind` (nll, l1, l2, other),
@@ -86,6 +87,7 @@ class Facts(NamedTuple):
     finished: bool = True
     schedule_done: bool = True
     floor: float = 0.0
+    held: tuple[str, ...] = ()
     knobs: Mapping[str, float] = {}
     held_out: bool = True
     beta_effective: float | None = None
@@ -159,8 +161,7 @@ def diagnose(held_out: Readings, training: Readings | None = None, facts: Facts 
         )  # fmt: skip
     mechanisms = [*below, *find_mechanisms(held_out, facts, state)]
     readings = {**held_out, **{f"train/{name}": finding for name, finding in training.items()}}
-    weight = facts.beta if facts.weight is None else facts.weight
-    prescriptions = prescribe(state, weight, floored=facts.floor > 0, knobs=facts.knobs)
+    prescriptions = prescribe(state, plan_of(held_out, facts, mechanisms))
     if state in ("diverged", "too_early"):
         sure: Confidence = "high" if state == "diverged" else "low"
         return Verdict(state, sure, mechanisms, [why], [], [], readings, prescriptions, deciding)
@@ -174,6 +175,20 @@ def diagnose(held_out: Readings, training: Readings | None = None, facts: Facts 
         readings,
         prescriptions,
         deciding,
+    )
+
+
+def plan_of(held_out: Readings, facts: Facts, mechanisms: list[str]) -> Plan:
+    """What prescriptions start from."""
+    fork = facts.forks.get("price")
+    size = fork.before.get("gap", MISSING).threshold if fork else None
+    return Plan(
+        weight=facts.beta if facts.weight is None else facts.weight,
+        price=facts.beta_effective or held_out.get("beta_effective", MISSING).value,
+        held=facts.held or (("regularizer=beta",) if facts.floor > 0 else ()),
+        mechanisms=tuple(mechanisms),
+        still=fork is not None and interval(fork.better)[1] < (size or 0.0),
+        knobs=facts.knobs,
     )
 
 

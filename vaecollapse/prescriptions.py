@@ -23,9 +23,6 @@ State = Literal[
 ]
 STATES: tuple[str, ...] = get_args(State)
 
-# what a run without a price on the KL can still be told
-UNPRICED = ("overfit", "decoder_variance_collapse", "variance_collapse", "underfit", "diverged", "healthy")
-
 MEANING = {
     "posterior_collapse": "the posterior is the prior: z carries nothing",
     "fake_rate": "KL is paid for a z that carries nothing",
@@ -54,52 +51,104 @@ class Prescription(NamedTuple):
     command: str | None = None
 
 
-def prescribe(
-    state: str, weight: float | None, *, floored: bool, knobs: Mapping[str, float] | None = None
-) -> list[Prescription]:
-    """The moves against a state reached at this final KL weight; none raises the weight of a KL that is dead.
+class Plan(NamedTuple):
+    """What of a run's plan its prescriptions start from.
 
-    `floored`: did a floor act; `knobs`: the run's own values of seed, max_epochs, lr and latent_dim.
+    `weight`: of the KL at the schedule's end; `price`: a nat's, over the ELBO's own (None: not known). `held`: the
+    choices that give up what keeps R from falling (a floor, a target, a posterior that cannot come near the prior);
+    `mechanisms`: causes that are known; `still`: did a probe's training hardly move? `knobs`: the run's own values of
+    seed, max_epochs, lr and latent_dim.
     """
-    own = {"seed": 0, "max_epochs": 10, "lr": 1e-3, "latent_dim": 16, **(knobs or {})}
-    weight = 1.0 if weight is None else weight
-    lower, higher, slower = f"beta={weight / 10:.3g}", f"beta={max(weight * 10, 1e-3):.3g}", "warmup=0.5"
-    narrower, longer = f"latent_dim={max(2, int(own['latent_dim']) // 4)}", f"max_epochs={2 * int(own['max_epochs'])}"
-    shorter = f"max_epochs={max(1, int(own['max_epochs']) // 4)}"
-    again, gentler = f"seed={int(own['seed']) + 1}", f"lr={own['lr'] / 10:.3g}"
-    unfloored = Prescription(("regularizer=beta", lower), "the floor keeps R up, whatever carries it")
-    cheaper = Prescription((lower,), "a nat costs more than the data pays for it: R and the gap should rise")
-    annealed = Prescription((lower, slower), "and give z half of training before the full price")
-    moves = {
-        "posterior_collapse": [cheaper, annealed],
-        "fake_rate": [unfloored, cheaper, annealed] if floored else [cheaper, annealed],
-        "bypassed_latent": [Prescription((lower, slower), "let the decoder learn to listen before z costs in full")],
-        "partial_collapse": [cheaper, Prescription((slower,), "slowly, so that more directions live")],
-        "rate_pinned": [unfloored],
-        "overfit": [
-            Prescription((shorter,), "stop before the training clips are known by heart; more data would serve best"),
-            Prescription((narrower,), "less to remember with"),
-        ],
-        "decoder_variance_collapse": [
-            Prescription(("likelihood=normal_optimal",), "a scale that is the residual's own cannot run away"),
-            Prescription(("likelihood=normal",), "or a fixed one, whose nats have a price"),
-        ],
-        "variance_collapse": [Prescription((higher,), "σ is free: raise its price")],
-        "prior_hole": [
-            Prescription(("prior=nsf",), "a prior that is learned can take the shape of q(z)"),
-        ],
-        "over_compressed": [cheaper],
-        "underfit": [
-            Prescription((longer,), "more steps: R, β and floors are not the matter"),
-            Prescription((gentler,), "or smaller ones"),
-        ],
-        "inert_penalty": [Prescription(("regularizer=beta",), "a plain weight acts on every nat")],
-        "diverged": [
-            Prescription((gentler,), "smaller steps"),
-            Prescription(("trainer.gradient_clip_val=1",), "bound every single step"),
-        ],
-        "healthy": [Prescription((again,), "the same from another start: a verdict worth having holds")],
+
+    weight: float | None = None
+    price: float | None = None
+    held: tuple[str, ...] = ()
+    mechanisms: tuple[str, ...] = ()
+    still: bool = False
+    knobs: Mapping[str, float] = {}
+
+
+# by the cause that a probe has named, what goes first
+FIRST = {
+    "decoder_too_strong": "weaker",
+    "lagging_encoder": "ahead",
+    "price_too_high": "cheaper",
+    "floor_holds_rate": "unheld",
+}
+
+
+def prescribe(state: str, plan: Plan) -> list[Prescription]:
+    """The moves against a state, likeliest first; none raises the weight of a KL that is dead. Whoever writes them as
+    commands leaves out those that this run cannot take, and keeps three."""
+    moves = moves_of(plan)
+    unheld = ["unheld"] if plan.held else []
+    names = {
+        "posterior_collapse": ["cheaper", "weaker", "annealed", "restart"],
+        "fake_rate": [*unheld, "cheaper", "annealed", "restart"],
+        "bypassed_latent": ["weaker", *unheld, "annealed", "restart", "ahead"],
+        "partial_collapse": ["cheaper", "slower", "ahead"],
+        "rate_pinned": unheld or ["cheaper"],
+        "overfit": ["shorter", "narrower"],
+        "decoder_variance_collapse": ["optimal", "fixed"],
+        "variance_collapse": ["dearer"],
+        "prior_hole": ["dearer", "prior"] if (plan.price or 1.0) < 0.5 else ["prior"],
+        "over_compressed": ["cheaper", "slower"],
+        "underfit": ["bolder", "longer"] if plan.still else ["longer", "gentler"],
+        "inert_penalty": ["plain"],
+        "diverged": ["gentler", "clipped"],
+        "healthy": ["again"],
+    }.get(state, ["longer"])
+    likely = [FIRST[cause] for cause in plan.mechanisms if cause in FIRST and state in DEAD]
+    names = [name for name in dict.fromkeys([*likely, *names]) if name in moves]
+    return [moves[name] for name in names] or [moves["longer"]]
+
+
+DEAD = ("posterior_collapse", "fake_rate", "bypassed_latent", "partial_collapse")  # z is worth less than it could be
+
+
+def moves_of(plan: Plan) -> dict[str, Prescription]:
+    """Every move that this plan leaves open, by name."""
+    own = {"seed": 0, "max_epochs": 10, "lr": 1e-3, "latent_dim": 16, **plan.knobs}
+    weight, price = 1.0 if plan.weight is None else plan.weight, plan.price
+    lower, dear = f"beta={weight / 10:.3g}", price is not None and price > 2
+    why_lower = "a nat costs more than the data pays for it: R and the gap should rise"
+    if price is not None and dear:
+        lower, why_lower = (
+            f"beta={weight / price:.3g}",
+            f"the ELBO's own price, where a nat costs {price:.3g} times that",
+        )
+    cheap = price is not None and 0 < price < 0.5
+    higher = f"beta={weight / price:.3g}" if price is not None and cheap else f"beta={max(weight * 10, 1e-3):.3g}"
+    twice, quarter = 2 * int(own["max_epochs"]), max(1, int(own["max_epochs"]) // 4)
+    listed = {
+        "weaker": (("model.pixel_dropout=0.5",), "a decoder that sees less of x has to ask z"),
+        "ahead": (("callback=[*,aggressive]",), "an encoder that trains ahead of the decoder (He 2019)"),
+        "restart": (
+            ("callback=[*,pretrain_reset]", "warmup=0.5"),
+            "a z that is worth something before it costs anything, and a decoder that starts anew (Li 2019)",
+        ),
+        "slower": (("warmup=0.5",), "slowly, so that more directions live"),
+        "shorter": (
+            (f"max_epochs={quarter}",),
+            "stop before the examples are known by heart; more data would serve best",
+        ),
+        "narrower": ((f"latent_dim={max(2, int(own['latent_dim']) // 4)}",), "less to remember with"),
+        "optimal": (("likelihood=normal_optimal",), "a scale that is the residual's own cannot run away"),
+        "fixed": (("likelihood=normal",), "or a fixed one, whose nats have a price"),
+        "prior": (("prior=nsf",), "a prior that is learned can take the shape of q(z)"),
+        "longer": ((f"max_epochs={twice}",), "more training, and another look"),
+        "bolder": ((f"lr={own['lr'] * 10:.3g}",), "the probe's training hardly moved: larger steps"),
+        "gentler": ((f"lr={min(own['lr'] / 10, 1e-3):.3g}",), "smaller steps"),
+        "clipped": (("trainer.gradient_clip_val=1",), "bound every single step"),
+        "plain": (("regularizer=beta",), "a plain weight acts on every nat"),
+        "again": ((f"seed={int(own['seed']) + 1}",), "the same from another start: a verdict worth having holds"),
     }
-    if weight == 0:  # there is no price to lower
-        moves = {name: moves[name] for name in UNPRICED if name in moves}
-    return moves.get(state, [Prescription((longer,), "more training, and another look")])
+    if weight > 0:  # else there is no price to lower
+        listed |= {
+            "cheaper": ((lower,), why_lower),
+            "annealed": ((lower, "warmup=0.5"), "and give z half of training before the full price"),
+            "unheld": ((*plan.held, lower), "R is held up, whatever carries it"),
+        }
+    raised = "a nat costs so little that q(z) is where it likes" if cheap else "σ is free: raise its price"
+    listed["dearer"] = ((higher,), raised)
+    return {name: Prescription(*move) for name, move in listed.items()}

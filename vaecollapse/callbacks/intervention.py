@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ..prescriptions import Prescription, prescribe
+from ..prescriptions import Plan, Prescription, prescribe
 from ..regularizers.base import Regularizer
 
 # What a grave alarm foretells; its prescriptions are taken before it has come about.
@@ -49,7 +49,8 @@ def intervene(
 ) -> tuple[list[Move], list[Prescription]]:
     """Carries out the first live prescription against what the alarm foretells. Returns what was moved (nothing, where
     no prescription is live), and the prescriptions that take a new run."""
-    offered = prescribe(FORETOLD[alarm], weight, floored=floored)
+    held = ("regularizer=beta",) if floored else ()
+    offered = prescribe(FORETOLD[alarm], Plan(weight, held=held))
     for number, prescription in enumerate(offered):
         knobs = knobs_of(prescription)
         if knobs and (moves := carried_out(regularizer, knobs)):

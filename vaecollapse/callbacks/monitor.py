@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -150,6 +150,7 @@ class CollapseMonitor(Callback):
         self.survey: Survey | None = None
         self.foresee: Callable[[], Survey] | None = None  # the survey once more, at the price that is charged now
         self.knobs: Mapping[str, float] = {}
+        self.held: tuple[str, ...] = ()
         self.command: Callable[[Prescription], Prescription] | None = None
         self.verdict: Verdict | None = None
         self.evidence: tuple[dict[str, Finding], dict[str, Finding] | None, Facts] | None = None
@@ -274,11 +275,11 @@ class CollapseMonitor(Callback):
         return verdict
 
     def with_commands(self, verdict: Verdict) -> Verdict:
-        """Prescriptions as whole command lines; one that would be refused is left out."""
+        """Prescriptions as whole command lines, three at the most; one that would be refused is left out."""
         if not self.command:
-            return verdict
-        written = [self.command(prescription) for prescription in verdict.prescriptions]
-        return verdict._replace(prescriptions=[p for p in written if p.command])
+            return verdict._replace(prescriptions=verdict.prescriptions[:3])
+        written = (self.command(prescription) for prescription in verdict.prescriptions)
+        return verdict._replace(prescriptions=list(islice((p for p in written if p.command), 3)))
 
     def conclude(self, forks: Mapping[str, Fork], over_reference: Finding | None) -> Verdict | None:
         """The verdict once more, with what a probe's forks moved."""
@@ -318,6 +319,7 @@ class CollapseMonitor(Callback):
             knobs=self.knobs,
             held_out="held_out" in self.probes,
             floor=value(held_out, "floor", 0.0),
+            held=self.held,
             bars=self.bars,
         )
 

@@ -23,6 +23,8 @@ from ..callbacks.acting import Acting
 from ..callbacks.monitor import CollapseMonitor
 from ..datasets.base import VAEData
 from ..diagnosis import Verdict
+from ..distributions.batch_norm import BatchNormPosterior
+from ..distributions.delta import DeltaPosterior
 from ..elbo import Progress
 from ..evaluation import quiet
 from ..preflight import Survey, rehearse, survey
@@ -83,7 +85,8 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
         callback.prepare(module, spread_examples(data.splits.train, 2).like(module))
     monitor = next((c for c in callbacks.values() if isinstance(c, CollapseMonitor)), None)
     if monitor:
-        monitor.run, monitor.survey, monitor.command = run, plan, command_of(overrides)
+        monitor.run, monitor.survey = run, plan
+        monitor.command, monitor.held = command_of(overrides, list(callbacks)), held_by(module)
         monitor.foresee = partial(look_ahead, module, data, trainer, plan.units)
         monitor.knobs = {name: float(cfg[name]) for name in ("seed", "max_epochs", "lr", "latent_dim")}
     describe(module, plan)
@@ -206,18 +209,36 @@ def describe(module: Training, plan: Survey) -> None:
         log.info("%s", line)
 
 
-def command_of(overrides: Sequence[str]):
-    """From a prescription to the command line that carries it out: the run's own overrides, those it moves replaced.
+def held_by(module: Training) -> tuple[str, ...]:
+    """The choices that give up what keeps R from falling whatever carries it: a floor, a target, a posterior that
+    cannot come near the prior."""
+    held = ["regularizer=beta"] if getattr(module.regularizer, "floor", 0.0) > 0 else []
+    if module.regularizer.end_weight() is None:
+        held = ["regularizer=beta"]
+    if any(isinstance(part, DeltaPosterior | BatchNormPosterior) for part in module.vae.modules()):
+        held.append("posterior=normal")
+    return tuple(held)
+
+
+def command_of(overrides: Sequence[str], callbacks: Sequence[str] = ()):
+    """From a prescription to the command line that carries it out: the run's own overrides, those it moves replaced,
+    and with a choice from a group what was said of the one before. `callback=[*,more]` adds to the run's own.
 
     One that would be refused has no command.
     """
 
     def command(prescription: Prescription) -> Prescription:
-        moved = {line.partition("=")[0] for line in prescription.overrides}
+        wanted = [line.removeprefix("callback=[*,").rstrip("]") for line in prescription.overrides if "[*," in line]
+        if set(wanted) & set(callbacks):
+            return prescription._replace(command=None)  # it is there
+        moves = [line.replace("[*", f"[{','.join(callbacks)}") for line in prescription.overrides]
+        moved = {line.partition("=")[0] for line in moves}
         kept = [line for line in overrides if line.lstrip("+").partition("=")[0] not in {*moved, "resume", "trust"}]
-        if "regularizer=beta" in prescription.overrides:
-            kept = [line for line in kept if not line.startswith(("free_bits=", "regularizer."))]
-        whole = [*kept, *prescription.overrides]
+        for group in moved & {"regularizer", "posterior", "likelihood", "prior"}:
+            kept = [line for line in kept if not line.lstrip("+").startswith((f"{group}.", f"coefficient@{group}."))]
+        if "regularizer=beta" in moves:
+            kept = [line for line in kept if not line.startswith("free_bits=")]
+        whole = [*kept, *moves]
         try:
             config.compose(whole)
         except Refused:
