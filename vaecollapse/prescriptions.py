@@ -137,7 +137,7 @@ def moves_of(plan: Plan) -> dict[str, Prescription]:
         "fixed": (("likelihood=normal",), "or a fixed one, whose nats have a price"),
         "prior": (("prior=nsf",), "a prior that is learned can take the shape of q(z)"),
         "longer": ((f"max_epochs={twice}",), "more training, and another look"),
-        "bolder": ((f"lr={own['lr'] * 10:.3g}",), "the probe's training hardly moved: larger steps"),
+        "bolder": ((f"lr={max(own['lr'] * 10, 1e-3):.3g}",), "the probe's training hardly moved: larger steps"),
         "gentler": ((f"lr={min(own['lr'] / 10, 1e-3):.3g}",), "smaller steps"),
         "clipped": (("trainer.gradient_clip_val=1",), "bound every single step"),
         "plain": (("regularizer=beta",), "a plain weight acts on every nat"),

@@ -1,0 +1,86 @@
+"""Cured or not: the first prescription of every sick trained run, carried out as it was printed.
+
+    OMP_NUM_THREADS=1 python benchmarks/cured.py [--seeds 3]
+
+The runs are those of `benchmarks/zoo.py --trained`; each is a command, its first prescription another, both through
+vaecollapse-train. Prints a markdown table. Exit code 1 where fewer than 80 % end in a better verdict.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from zoo import TRAINED
+
+from vaecollapse.diagnosis import Verdict
+from vaecollapse.run import Run
+
+# From the worst; a verdict is better where it stands in a later row. Inconclusive is better than nothing.
+BETTER = (
+    ("diverged",),
+    ("posterior_collapse", "fake_rate", "bypassed_latent", "underfit", "decoder_variance_collapse"),
+    ("overfit", "variance_collapse", "rate_pinned", "inert_penalty"),
+    ("over_compressed", "partial_collapse", "prior_hole"),
+    ("healthy",),
+)
+
+
+def place(verdict: str) -> int:
+    return next((number for number, row in enumerate(BETTER) if verdict in row), 0)
+
+
+def run(overrides: Sequence[str], directory: Path) -> Verdict:
+    """One command, to its verdict."""
+    command = [sys.executable, "-m", "vaecollapse", "train", *overrides, f"hydra.run.dir={directory}"]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "CI": "1"})
+    return Verdict.from_dict(Run(directory).read("verdict.json"))
+
+
+def number(verdict: Verdict, name: str) -> str:
+    found = verdict.readings.get(name)
+    return "–" if found is None or found.value is None else f"{found.value:.3g}"
+
+
+def moved(before: Sequence[str], command: str) -> str:
+    """What the prescription typed besides."""
+    return " ".join(word for word in shlex.split(command)[1:] if word not in before)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
+    print(
+        "| plan | seed | verdict | first prescription | verdict then | value of z | rank | better |\n"
+        + "|---" * 8
+        + "|"
+    )
+    better = total = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for condition, plans in TRAINED.items():
+            for number_of, plan in enumerate(plans):
+                for seed in range(given.seeds):
+                    own = [*plan, f"seed={seed}", "trainer.accelerator=cpu"]
+                    home = Path(folder) / condition / f"{number_of}_{seed}"
+                    sick = run(own, home / "sick")
+                    if sick.verdict == "healthy" or not sick.prescriptions:
+                        continue
+                    command = sick.prescriptions[0].command or ""
+                    cured = run(shlex.split(command)[1:], home / "cured")
+                    total, gained = total + 1, place(cured.verdict) > place(sick.verdict)
+                    better += gained
+                    shown = " ".join(plan).replace(",0.02" * 26, ",0.02 x 26").replace(",1.0" * 255, " x 256")
+                    numbers = (f"{number(sick, name)} to {number(cured, name)}" for name in ("gap", "information_rank"))
+                    print(f"| `{shown}` | {seed} | `{sick.verdict}` | `{moved(own, command)}` | `{cured.verdict}` | "
+                          f"{' | '.join(numbers)} | {'yes' if gained else 'no'} |", flush=True)  # fmt: skip
+    print(f"\n{better} of {total} end in a better verdict")
+    return int(better < 0.8 * total)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
