@@ -314,6 +314,8 @@ def no_hole(held_out: Readings) -> bool:
     """Is a prior hole ruled out? By R − Î, or by every lower bound together with the classifier or with what prior
     samples decode to (from 64 examples: their limits widen with fewer, and nobody is convicted on an absence here)."""
     hole = held_out.get("prior_hole", MISSING)
+    if status(held_out, "prior_samples") == "material" and status(held_out, "marginal_kl_upper") != "absent":
+        return False  # what the prior draws is worse, and R − Î leaves room for the reason
     if hole.status != "undecided":
         return hole.status == "absent"
     bounds = [held_out.get(name, MISSING) for name in ("marginal_kl_lower", "marginal_kl_by_unit")]
