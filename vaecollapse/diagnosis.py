@@ -300,7 +300,8 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
         return Decision("partial_collapse", ["information_rank", "gap", "rate"], why)
     if not facts.held_out:
         return Decision("inconclusive", shown, "z serves the training examples; no held-out ones were read")
-    replaced = status(held_out, "mi") == "undefined" and rank.status == "measured" and (rank.value or 0.0) >= 1
+    beyond = held_out.get("information_rank_beyond_condition", rank)  # of c nothing counts as information on x
+    replaced = status(held_out, "mi") == "undefined" and beyond.status == "measured" and (beyond.value or 0.0) >= 1
     if status(held_out, "mi") != "material" and not replaced:
         return Decision("inconclusive", shown, "the decoder uses z, but no information was measured in it")
     where = "{alive:.0f} directions carry information" if counts_all(held_out, facts) else "z informs by {mi:.3g} nats"
@@ -439,9 +440,13 @@ def without_gap(held_out: Readings, facts: Facts) -> Decision:
     if numbers and varied < facts.bars.varied * reference and (rate.value or 0.0) >= (rate.threshold or 0.0):
         why = phrase("R is {rate:.3g} nats, but prior samples vary by {diversity_prior:.2g} alone", held_out)
         return Decision("bypassed_latent", ["diversity_prior", "rate", "diversity_reference"], why)
+    if reached(held_out, "sigma_at_floor") and not numbers and rate.n >= 64:
+        why = phrase("{sigma_at_floor:.0%} of the posterior's σ lie at the smallest its head can give", held_out)
+        return Decision("variance_collapse", ["sigma_at_floor", "sigma_median", "rate"], why)
     if value(held_out, "weight_declared") == 0:
         return Decision("inert_penalty", ["weight_declared", "rate", "mi"], "the weight of the KL is 0")
-    return Decision("inconclusive", shown, "the decoder was not read, so z cannot be acquitted")
+    unread = held_out.get("gap", MISSING).note
+    return Decision("inconclusive", shown, f"the value of z is not known ({unread}), so z cannot be acquitted")
 
 
 def below(finding: Finding, numbers: bool) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
@@ -354,12 +354,25 @@ def of_decoding(part: Mapping[str, np.ndarray], rate: float) -> dict[str, Findin
     own = column["distortion"]
     found = {"distortion": mean_of("distortion", own)}
     if "distortion_permuted" in column:
-        found |= of_gap(column, rate, scalar(part, "normalised"), scalar(part, "beta"))
+        swapped = partners(part)
+        paired = {name: each[swapped] for name, each in column.items()}
+        if swapped.sum() < 2:
+            found["gap"] = undefined("gap", "no two examples share their group, so none was given another's z within it")
+        else:
+            found |= of_gap(paired, rate, scalar(part, "normalised"), scalar(part, "beta"))
     if "distortion_constant" in column:
         found["distortion_constant"] = mean_of("distortion_constant", column["distortion_constant"])
     if "distortion_at_mean" in column and "mean" in part:
         found |= of_price(part, column)
     return found
+
+
+def partners(part: Mapping[str, np.ndarray]) -> Bool[Tensor, " n"]:
+    """Which examples have another one of their group, whose z they may have been given."""
+    if "group" not in part:
+        return torch.ones(len(part["distortion"]), dtype=torch.bool)
+    _, row, count = np.unique(part["group"], return_inverse=True, return_counts=True)
+    return torch.from_numpy(count[row.reshape(-1)] > 1)
 
 
 def of_gap(

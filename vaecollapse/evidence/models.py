@@ -15,6 +15,7 @@ from ..batch import Batch
 from ..callbacks.foreign import whole_event
 from ..callbacks.monitor import all_detectors
 from ..detectors.base import Finding
+from ..detectors.conditions import are_groups, labels
 from ..elbo import gaussian
 from ..evaluation import blocks_of, quiet, read
 from ..refusal import Refused
@@ -367,6 +368,8 @@ def blocks_for(vae: VAE, data: Any, examples: int) -> list[Batch]:
     batch = examples_of(data, examples, conditional=getattr(vae, "conditional", True)).like(vae)
     if len(batch.x) < 2:
         raise Refused("data has one example (or copies of one): give at least 64 different ones")
+    if batch.context is not None and are_groups(batch.context):  # those who may exchange their z in one block
+        batch = batch.part(labels(batch.context).argsort(stable=True))
     return [batch.part(rows) for rows in blocks_of(len(batch.x), BLOCK)]
 
 
