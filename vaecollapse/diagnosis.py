@@ -73,7 +73,8 @@ class Facts(NamedTuple):
     `forks` are the short trainings of a probe, by cause; `over_reference` how much worse than the closed-form reference
     with the same number of units the autoencoder among them is on held-out examples.
     `arithmetic`: numbers of a log alone, with what `beta`, `distortion_kind` (nll, l1, l2, other),
-    `distortion_reduction` (sum, mean), `event_size` and `free_bits_form` say of its loss.
+    `distortion_reduction` (sum, mean), `event_size` and `free_bits_form` say of its loss. `ours` is False for a model,
+    arrays or numbers of others, to whom our keys mean nothing.
     """
 
     units: int = 0
@@ -98,6 +99,7 @@ class Facts(NamedTuple):
     distortion_reduction: str | None = None
     event_size: float | None = None
     free_bits_form: str | None = None
+    ours: bool = True
     bars: Bars = Bars()
 
 
@@ -222,6 +224,17 @@ def counts_all(readings: Readings, facts: Facts) -> bool:
     return readings.get("information_rank", MISSING).status == "measured" and not blind
 
 
+def at_most(readings: Readings, facts: Facts) -> float | None:
+    """The most directions that can carry information: the rank (times the positions of a spatial latent) where it sees
+    all, and never more than there are live units. None where neither is known."""
+    known = []
+    if counts_all(readings, facts):
+        known.append(value(readings, "directions_at_most", directions(readings)))
+    if (dead := readings.get("dead_units", MISSING).value) is not None and "units" in readings:
+        known.append(value(readings, "units") - dead)
+    return max(min(known), float(status(readings, "mi") == "material")) if known else None
+
+
 # ---- the state
 
 
@@ -292,12 +305,15 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     if status(held_out, "hole_auc") == status(held_out, "prior_samples") == "material":
         why = "q(z) and the prior are told apart ({hole_auc:.2f}), and what prior samples decode to is worse for it"
         return Decision("prior_hole", ["hole_auc", "prior_samples", "gap"], phrase(why, held_out))
-    if squeezed := over_compressed(held_out, facts, alive):
+    if squeezed := over_compressed(held_out, facts):
         return Decision("over_compressed", ["beta_effective", "information_rank", "gap"], squeezed)
     rank = held_out.get("information_rank", MISSING)
-    if facts.forecast and counts_all(held_out, facts) and alive <= facts.bars.half * facts.forecast:
-        why = f"{alive:.0f} of the {facts.forecast} directions that the data offers at this price are alive"
+    most = at_most(held_out, facts)
+    if facts.forecast and most is not None and most <= facts.bars.half * facts.forecast:
+        why = f"{most:.0f} of the {facts.forecast} directions that the data offers at this price are alive"
         return Decision("partial_collapse", ["information_rank", "gap", "rate"], why)
+    if silent := half_silent(held_out, facts):
+        return Decision("partial_collapse", ["dead_groups", "gap", "rate"], silent)
     if not facts.held_out:
         return Decision("inconclusive", shown, "z serves the training examples; no held-out ones were read")
     beyond = held_out.get("information_rank_beyond_condition", rank)  # of c nothing counts as information on x
@@ -309,6 +325,18 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     if facts.finished and not no_hole(held_out):  # while training nothing so dear is read
         return Decision("inconclusive", shown, f"{why}; whether q(z) fills the prior is not settled")
     return Decision("healthy", shown, why)
+
+
+def half_silent(held_out: Readings, facts: Facts) -> str | None:
+    """Why half of the tokens or channels are missed: the data offers more than the live ones hold, or an autoencoder
+    makes more of z; None if they are surplus."""
+    dead, groups = value(held_out, "dead_groups", 0.0), value(held_out, "groups")
+    if not dead >= facts.bars.half * groups or dead == groups:
+        return None
+    said, live = f"{dead:.0f} of {groups:.0f} groups are dead", value(held_out, "units") - value(held_out, "dead_units")
+    if (facts.forecast or 0) > live:
+        return f"{said}, and the {live:.0f} live units are fewer than the {facts.forecast} directions the data offers"
+    return f"{said}, and without the KL's price z is worth more" if revived(facts, "price") else None
 
 
 def no_hole(held_out: Readings) -> bool:
@@ -335,7 +363,7 @@ def ruled_out(part: Finding) -> bool:
     return known and interval(part)[1] < (part.threshold or 0.0)
 
 
-def over_compressed(held_out: Readings, facts: Facts, alive: float) -> str | None:
+def over_compressed(held_out: Readings, facts: Facts) -> str | None:
     """Why the latent is a bottleneck: the price against the ELBO's, or what an autoencoder recovers; None if not.
 
     Below four times the ELBO's price nothing is called one: at that price an optimum leaves what it should.
@@ -343,10 +371,10 @@ def over_compressed(held_out: Readings, facts: Facts, alive: float) -> str | Non
     price = facts.beta_effective or 0.0
     if price < facts.bars.overpriced:
         return None
-    offered = facts.forecast_at_one
-    if offered and counts_all(held_out, facts) and alive <= facts.bars.half * offered:
+    offered, most = facts.forecast_at_one, at_most(held_out, facts)
+    if offered and most is not None and most <= facts.bars.half * offered:
         return (
-            f"a nat costs {price:.3g} times the ELBO's price, where {alive:.0f} directions live; at that price itself "
+            f"a nat costs {price:.3g} times the ELBO's price, where {most:.0f} directions live; at that price itself "
             f"the data offers {offered}"
         )
     fork, mean = facts.forks.get("price"), held_out.get("gap_mean", MISSING)
@@ -497,7 +525,7 @@ def find_mechanisms(held_out: Readings, facts: Facts, state: str) -> list[str]:
         "lagging_encoder": revived(facts, "encoder"),
         "decoder_too_strong": revived(facts, "decoder"),
         "floor_holds_rate": sank(facts),
-        "unused_units": state == "healthy" and 0 < value(held_out, "dead_units", 0.0) < value(held_out, "units"),
+        "unused_units": state == "healthy" and facts.forecast is not None and 0 < value(held_out, "dead_units", 0.0) < value(held_out, "units"),
     }
     return [name for name, holds in found.items() if holds]
 
@@ -618,20 +646,25 @@ def missing(held_out: Readings, training: Readings, facts: Facts) -> list[str]:
     """Measurements that would settle more."""
     gap, mi = held_out.get("gap", MISSING), status(held_out, "mi")
     wanted = {
-        "the value of z: give the decoder (decode=…) so that a permuted z can be tried": gap.status == "undefined",
+        "the value of z: give the decoder (decode=…, of arrays distortion_permuted) so that a permuted z can be tried": (
+            gap.status == "undefined" and not gap.note.startswith("no two examples")
+        ),
+        "the value of z: examples that share their condition, whose z can be exchanged": (
+            gap.status == "undefined" and gap.note.startswith("no two examples")
+        ),
         f"a larger held-out probe: of {gap.n} examples only presence is said, absence from 500": (
             gap.status == "undecided" and gap.n < 500
         ),
         "I(x; z) on more examples": mi == "undecided",
         "I(x; z)": mi == "undefined",
-        "held-out examples: give the trainer a validation loader": not facts.held_out,
+        f"held-out examples{': give the trainer a validation loader' if facts.ours else ''}": not facts.held_out,
         "the same readings on training examples, to tell overfit": not training and facts.held_out,
         "whether the aggregate posterior fills the prior (prior_hole): not measured": "prior_hole" not in held_out,
-        "whether q(z) fills the prior: more held-out examples, callback.collapse_monitor.final_examples=4096": (
+        f"whether q(z) fills the prior: more held-out examples{', callback.collapse_monitor.final_examples=4096' if facts.ours else ''}": (
             gap.status == "material" and status(held_out, "prior_hole") == "undecided" and not no_hole(held_out)
         ),
-        "whether z revives without the KL's price, which tells a collapse from a model that does not learn: type "
-        "probe=true": (
+        "whether z revives without the KL's price, which tells a collapse from a model that does not learn: "
+        f"{'type probe=true' if facts.ours else 'train on for a while with the weight of the KL at 0'}": (
             not facts.forks and not facts.arithmetic and facts.finished and gap.status in ("absent", "undecided")
         ),
         "the KL of each unit, which tells a partial collapse": facts.arithmetic and "dead_units" not in held_out,

@@ -110,10 +110,9 @@ class InformationRank(Detector):
         spread = self.condition_outer - n * torch.outer(mean, mean)
         cross = self.condition_cross - n * torch.outer(mean, self.mean("mean"))
         explained = torch.linalg.pinv(spread, hermitian=True, rtol=1e-10) @ cross
-        positions = mean.new_tensor(self.mean("mean").numel() / max(1, int(self.channels)))
         parts = [part.reshape(size, int(self.channels) or 1, -1) for part in (cross, explained)]
         between, within = self.covariances()
-        taken = torch.einsum("pci,pdi->cd", *parts) / positions
+        taken = torch.einsum("pci,pdi->cd", *parts) / self.positions()
         rest = ((n - 1) * between - (taken + taken.T) / 2) / (n - 1 - size)
         rank = float((information_eigenvalues(rest, within) > self.eigenvalue).sum())
         enough = n >= self.examples_per_unit * len(within)
@@ -121,6 +120,10 @@ class InformationRank(Detector):
 
     def eigenvalues(self) -> Tensor:
         return information_eigenvalues(*self.covariances())
+
+    def positions(self) -> int:
+        """How many positions of a latent (C, …) share the channels that are read; 1 for a vector."""
+        return self.mean("mean").numel() // max(1, int(self.channels)) if int(self.channels) else 1
 
     def idle(self) -> int:
         """How many units, all of them together, could not make up one direction: Σ between/within ≤ `eigenvalue`.
@@ -157,7 +160,8 @@ class InformationRank(Detector):
                 "" if enough else f"too few examples: {n} of {needed}",
             ),
             Finding("information_rank_nats", float(0.5 * torch.log1p(informative).sum()), None, n),
-            Finding("information_in_means", float(0.5 * torch.log1p(values).sum()), None, n),
+            Finding("information_in_means", self.positions() * float(0.5 * torch.log1p(values).sum()), None, n),
+            Finding("directions_at_most", rank * self.positions(), None, n, "measured" if enough else "undecided"),
             Finding("information_eigenvalue_max", float(values[0]), None, n, threshold=self.eigenvalue),
             *([self.beyond_condition()] if self.conditional > 0 else []),
         ]

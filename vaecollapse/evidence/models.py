@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from ..batch import Batch
-from ..callbacks.foreign import whole_event
+from ..callbacks.foreign import foreseen, whole_event
 from ..callbacks.monitor import all_detectors
 from ..detectors.base import Finding
 from ..detectors.conditions import are_groups, labels
@@ -329,12 +329,19 @@ def from_model(module: Any, data: Any, *, examples: int = 512, seed: int = 0) ->
         notes.append("decode gives a tensor and there is no log_likelihood: the distance is the squared error, summed")
     first = next(iter(blocks.values()))
     event = first[0].x[0].numel()
+    plan = foreseen(vae, blocks.get("train", first), held_out)
+    decides = plan is not None and plan.decides
     facts = known(
+        forecast=plan.directions if plan and decides else None,
+        beta_effective=plan.beta_effective if plan and decides else None,
+        forecast_at_one=plan.at_one if plan and decides else None,
         units=int(held_out["units"].value or 0) if "units" in held_out else None,
         held_out="held" in found,
         distortion_kind="nll" if vae.decodes and vae.normalised else None,
         event_size=float(event),
     )
+    if plan and plan.directions is not None:
+        held_out["forecast_directions"] = Finding("forecast_directions", float(plan.directions))
     if vae.decodes:
         held_out["event_size"] = Finding("event_size", float(event))
     name = module if isinstance(module, str) else type(module).__name__
