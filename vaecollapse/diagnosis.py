@@ -525,7 +525,9 @@ def find_mechanisms(held_out: Readings, facts: Facts, state: str) -> list[str]:
         "lagging_encoder": revived(facts, "encoder"),
         "decoder_too_strong": revived(facts, "decoder"),
         "floor_holds_rate": sank(facts),
-        "unused_units": state == "healthy" and facts.forecast is not None and 0 < value(held_out, "dead_units", 0.0) < value(held_out, "units"),
+        "unused_units": state == "healthy"
+        and facts.forecast is not None
+        and 0 < value(held_out, "dead_units", 0.0) < value(held_out, "units"),
     }
     return [name for name, holds in found.items() if holds]
 
@@ -645,13 +647,13 @@ def refute(held_out: Readings, facts: Facts, state: str) -> list[str]:
 def missing(held_out: Readings, training: Readings, facts: Facts) -> list[str]:
     """Measurements that would settle more."""
     gap, mi = held_out.get("gap", MISSING), status(held_out, "mi")
+    alone = gap.status == "undefined" and gap.note.startswith("no two examples")
+    key = ", callback.collapse_monitor.final_examples=4096" if facts.ours else ""
     wanted = {
-        "the value of z: give the decoder (decode=…, of arrays distortion_permuted) so that a permuted z can be tried": (
-            gap.status == "undefined" and not gap.note.startswith("no two examples")
+        "the value of z: give the decoder (decode=…, of arrays distortion_permuted) so that a permuted z is tried": (
+            gap.status == "undefined" and not alone
         ),
-        "the value of z: examples that share their condition, whose z can be exchanged": (
-            gap.status == "undefined" and gap.note.startswith("no two examples")
-        ),
+        "the value of z: examples that share their condition, whose z can be exchanged": alone,
         f"a larger held-out probe: of {gap.n} examples only presence is said, absence from 500": (
             gap.status == "undecided" and gap.n < 500
         ),
@@ -660,7 +662,7 @@ def missing(held_out: Readings, training: Readings, facts: Facts) -> list[str]:
         f"held-out examples{': give the trainer a validation loader' if facts.ours else ''}": not facts.held_out,
         "the same readings on training examples, to tell overfit": not training and facts.held_out,
         "whether the aggregate posterior fills the prior (prior_hole): not measured": "prior_hole" not in held_out,
-        f"whether q(z) fills the prior: more held-out examples{', callback.collapse_monitor.final_examples=4096' if facts.ours else ''}": (
+        f"whether q(z) fills the prior: more held-out examples{key}": (
             gap.status == "material" and status(held_out, "prior_hole") == "undecided" and not no_hole(held_out)
         ),
         "whether z revives without the KL's price, which tells a collapse from a model that does not learn: "

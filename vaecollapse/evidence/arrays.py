@@ -357,7 +357,7 @@ def of_decoding(part: Mapping[str, np.ndarray], rate: float) -> dict[str, Findin
         swapped = partners(part)
         paired = {name: each[swapped] for name, each in column.items()}
         if swapped.sum() < 2:
-            found["gap"] = undefined("gap", "no two examples share their group, so none was given another's z within it")
+            found["gap"] = undefined("gap", "no two examples share their group, within which z is exchanged")
         else:
             found |= of_gap(paired, rate, scalar(part, "normalised"), scalar(part, "beta"))
     if "distortion_constant" in column:

@@ -120,8 +120,10 @@ def held_by(part: Any) -> Iterable[Any]:
         return [part.__self__, part.__func__]
     if isinstance(part, partial):
         return [part.func, *part.args, *part.keywords.values()]
+    if inspect.ismodule(part) or isinstance(part, type | Tensor):
+        return []
     if not inspect.isfunction(part):
-        return () if inspect.ismodule(part) or isinstance(part, type | Tensor) else list(getattr(part, "__dict__", {}).values())
+        return list(getattr(part, "__dict__", {}).values())
     named = set(names_of(part.__code__))
     reached = [value for name, value in part.__globals__.items() if name in named]
     # of a module that is named, as in `mine.net(x)`, what the function may mean
