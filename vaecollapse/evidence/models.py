@@ -1,5 +1,6 @@
 """Any torch model, read through up to three functions: `encode(x[, c])`, `decode(z[, c])`, `log_likelihood(x, y)`."""
 
+import dis
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -124,9 +125,11 @@ def held_by(part: Any) -> Iterable[Any]:
         return []
     if not inspect.isfunction(part):
         return list(getattr(part, "__dict__", {}).values())
-    named = set(names_of(part.__code__))
-    reached = [value for name, value in part.__globals__.items() if name in named]
+    codes = list(nested(part.__code__))
+    looked = {each.argval for code in codes for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL"}
+    reached = [value for name, value in part.__globals__.items() if name in looked]
     # of a module that is named, as in `mine.net(x)`, what the function may mean
+    named = {name for code in codes for name in code.co_names}
     inner = [value for each in reached if inspect.ismodule(each) for name, value in vars(each).items() if name in named]
     return [*cells(part), *(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values(), *reached, *inner]
 
@@ -142,12 +145,12 @@ def cells(function: Any) -> list[Any]:
     return held
 
 
-def names_of(code: CodeType) -> Iterator[str]:
-    """The names that a function's code looks up, and those of the functions written inside it."""
-    yield from code.co_names
+def nested(code: CodeType) -> Iterator[CodeType]:
+    """A function's code, and that of the functions written inside it."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from names_of(constant)
+            yield from nested(constant)
 
 
 def takes_condition(function: Callable[..., Any] | None, place: int = 1) -> tuple[bool, bool]:
