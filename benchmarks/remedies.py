@@ -43,11 +43,12 @@ class Setting(NamedTuple):
 
 def settings(images: str) -> dict[str, Setting]:
     mnist = ("dataset=idx", f"dataset.images={images}", "dataset.binarize=threshold", "likelihood=bernoulli",
-             "batch_size=128", "trainer.check_val_every_n_epoch=100", "latent_dim=16")  # fmt: skip
+             "batch_size=128", "capacity=4", "model.residual_units=0", "lr=0.003", "max_epochs=4",
+             "trainer.check_val_every_n_epoch=100", "regularizer=beta")  # fmt: skip
     return {
         "linear": Setting(("model=linear", "max_epochs=100"), 2.5, 0.5),
-        "image": Setting(("model=image", *mnist, "max_epochs=8", "regularizer=beta"), 25.0, 5.0),
-        "image_ar": Setting(("model=image_ar", *mnist, "max_epochs=6"), 5.0, 2.0),
+        "image": Setting(("model=image", *mnist), 25.0, 5.0),
+        "image_ar": Setting(("model=image_ar", "capacity=16", "lr=0.003", "max_epochs=20"), 5.0, 1.0),
     }
 
 

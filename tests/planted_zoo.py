@@ -306,6 +306,23 @@ def constant_beside_the_condition(seed: int) -> Case:
     return case(vae, *data)
 
 
+def a_leak(seed: int, names: int = 100) -> Case:
+    """z tells which of many names c is, and nothing else of x, to a decoder that is not told c."""
+    centres, splits = 2 * randn(names, 8, seed=400 + seed), []
+    for n, s in ((HELD_OUT, 500 + seed), (TRAINING, 600 + seed)):
+        c = torch.randint(names, (n,), generator=torch.Generator().manual_seed(s))
+        splits.append(Batch(centres[c] + 0.3 * randn(n, 8, seed=s), context=c))
+    vae = Written(
+        lambda x, c: normal(0.45 * centres[c], 0.3), lambda z, c: z / 0.45, standard(8), NormalLikelihood(scale=0.8)
+    )
+    return case(vae, *splits)
+
+
+def a_leak_of_strangers(seed: int) -> Case:
+    """The same of names that few examples share: whose z another could take is not known."""
+    return a_leak(seed, 5000)
+
+
 def unheard(seed: int) -> Case:
     """Four sound units and a decoder that is deaf."""
     data = gaussians(seed)
@@ -517,6 +534,38 @@ def said_twice(seed: int) -> Case:
     return case(vae, *data[:2])
 
 
+def on_a_map(told: Callable[[Tensor], Tensor], decoder: Callable[[Tensor], Tensor], shape: tuple[int, int, int],
+             sigma: float = 0.3, **more) -> Written:  # fmt: skip
+    """A spatial latent (C, H, W) of unit-variance numbers behind noise, and its decoder E[x|z]."""
+
+    def spread(mean: Tensor, scale: float) -> Distribution:
+        return Independent(Normal(mean, torch.full_like(mean, scale), validate_args=False), 3)
+
+    gain = math.sqrt(1 - sigma**2)
+    return Written(
+        lambda x: spread(gain * told(x), sigma), lambda z: decoder(gain * z),
+        lambda context=None: spread(torch.zeros(shape).double(), 1.0), **more,
+    )  # fmt: skip
+
+
+def said_everywhere(seed: int) -> Case:
+    """Four coordinates, told again by each of sixteen positions: any single one fills its prior."""
+    data = gaussians(seed)
+    vae = on_a_map(
+        lambda x: data.along(x)[:, :4, None, None].expand(-1, -1, 4, 4), lambda z: data.back(z.mean((2, 3))), (4, 4, 4)
+    )
+    return case(vae, *data[:2])
+
+
+def said_with_signs(seed: int) -> Case:
+    """The same, each position with a sign of its own, so that the map's mean shows nothing."""
+    data, sign = gaussians(seed), randn(4, 4, seed=seed + 20).sign()
+    vae = on_a_map(
+        lambda x: data.along(x)[:, :4, None, None] * sign, lambda z: data.back((z * sign).mean((2, 3))), (4, 4, 4)
+    )
+    return case(vae, *data[:2])
+
+
 def half_squeezed_out(seed: int, e: float = 2.6, units: int = 8) -> Case:
     """The optimum at a price that leaves three of six directions, where the ELBO's own leaves all."""
     data = gaussians(seed, WIDE)
@@ -664,6 +713,15 @@ def under_a_condition(seed: int) -> Case:
         lambda c: normal(where[c], 1.0), NormalLikelihood(scale=s),
     )  # fmt: skip
     return case(vae, *data)
+
+
+def a_place_for_each(seed: int) -> Case:
+    """A spatial latent of which every number tells a coordinate of its own."""
+    s = 0.3
+    vae = on_a_map(
+        lambda x: x.reshape(-1, 4, 4, 4), lambda z: z.flatten(1), (4, 4, 4), s, likelihood=NormalLikelihood(scale=s)
+    )
+    return case(vae, randn(HELD_OUT, 64, seed=800 + seed), randn(TRAINING, 64, seed=900 + seed))
 
 
 def by_a_distance(seed: int) -> Case:
@@ -921,12 +979,15 @@ ZOO: dict[str, tuple[Callable[[int], Case], ...]] = {
     ),
     "fake_rate": (
         constant_code, constant_and_read, constant_and_narrow, constant_flow, constant_beside_the_condition,
+        a_leak,
     ),
     "bypassed_latent": (unheard, batch_normalised, the_condition_does_it, whispered, the_wrong_unit),
     "overfit": (by_heart, linear_memory, nearest_neighbour),
     "decoder_variance_collapse": (at_the_floor_of_its_scale, laplace_at_its_floor, fixed_far_too_fine, no_scale_fits),
     "variance_collapse": (autoencoder, far_flung, free_nats_of_a_distance, wide_and_no_narrower),
-    "prior_hole": (corners, one_ring, too_wide, off_centre, said_twice),
+    "prior_hole": (
+        said_everywhere, corners, one_ring, said_with_signs, too_wide, off_centre, said_twice,
+    ),
     "over_compressed": (half_squeezed_out, one_left, squeezed_and_scaled),
     "partial_collapse": (
         some_silent, the_strong_ones_silent, one_alive, one_direction_in_every_unit, silent_among_many,
@@ -936,7 +997,7 @@ ZOO: dict[str, tuple[Callable[[int], Case], ...]] = {
     "healthy": (
         the_finest_optimum, in_sigma_alone, barely_worth_it, the_optimum, a_hundred_surplus_units, rare_event, scaled,
         rotated, through_a_flow, under_a_condition, by_a_distance, warped_data, three_bits_in_sigma,
-        beside_a_loud_condition, as_wide_as_the_data,
+        beside_a_loud_condition, as_wide_as_the_data, a_place_for_each,
     ),
     "rate_pinned": (pinned_constant, pinned_and_unheard, pinned_on_few_examples, pinned_but_sound),
 }  # fmt: skip

@@ -37,9 +37,10 @@ LARGE = [(1, 1e-4, 10_000), (3, 0.5, 10_000), (8, 1e-2, 10_000), (12, 1e-4, 10_0
 @pytest.mark.parametrize(("units", "share", "n"), [*GRID, *LARGE])  # of the large ones the corners: they take seconds
 def test_the_closed_form_optimum_is_healthy(units: int, share: float, n: int) -> None:
     e = share * EIGENVALUES[0]
-    verdict = verdict_on(optimum(units, e=e), gaussian_data(n, seed=units), gaussian_data(n, seed=99))
-    assert verdict.verdict == "healthy", verdict
     active = min(units, sum(value > e for value in EIGENVALUES))
+    facts = Facts(units=units, forecast=active)
+    verdict = verdict_on(optimum(units, e=e), gaussian_data(n, seed=units), gaussian_data(n, seed=99), facts)
+    assert verdict.verdict == "healthy", verdict
     assert verdict.readings["dead_units"].value >= units - active
     assert ("unused_units" in verdict.mechanisms) == (verdict.readings["dead_units"].value > 0)
 

@@ -54,7 +54,9 @@ def test_what_lies_beyond_the_readings(condition: str, make: Callable[[int], Cas
 
 @pytest.mark.parametrize("seed", range(2))
 def test_what_cannot_be_decided_is_left_open(seed: int) -> None:
-    """Two rings, whose q(z) is 3.1 nats from the prior where 2.3 matter, and an optimum worth .09 nats."""
+    """Two rings, whose q(z) is 3.1 nats from the prior where 2.3 matter, an optimum worth .09 nats, and z that tells a
+    name which hardly two examples share."""
+    assert judged(zoo.a_leak_of_strangers(seed), seed).verdict == "inconclusive"
     assert judged(zoo.rings(seed), seed).verdict != "healthy"
     assert judged(zoo.a_whisper(seed), seed).verdict in ("healthy", "inconclusive")
 

@@ -74,7 +74,8 @@ class Facts(NamedTuple):
     `forks` are the short trainings of a probe, by cause; `over_reference` how much worse than the closed-form reference
     with the same number of units the autoencoder among them is on held-out examples.
     `arithmetic`: numbers of a log alone, with what `beta`, `distortion_kind` (nll, l1, l2, other),
-    `distortion_reduction` (sum, mean), `event_size` and `free_bits_form` say of its loss.
+    `distortion_reduction` (sum, mean), `event_size` and `free_bits_form` say of its loss. `ours` is False for a model,
+    arrays or numbers of others, to whom our keys mean nothing.
     """
 
     units: int = 0
@@ -100,6 +101,7 @@ class Facts(NamedTuple):
     distortion_reduction: str | None = None
     event_size: float | None = None
     free_bits_form: str | None = None
+    ours: bool = True
     bars: Bars = Bars()
 
 
@@ -327,9 +329,12 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     if facts.forecast and most is not None and most <= facts.bars.half * facts.forecast:
         why = f"{most:.0f} of the {facts.forecast} directions that the data offers at this price are alive"
         return Decision("partial_collapse", ["information_rank", "gap", "rate"], why)
+    if silent := half_silent(held_out, facts):
+        return Decision("partial_collapse", ["dead_groups", "gap", "rate"], silent)
     if not facts.held_out:
         return Decision("inconclusive", shown, "z serves the training examples; no held-out ones were read")
-    replaced = status(held_out, "mi") == "undefined" and rank.status == "measured" and (rank.value or 0.0) >= 1
+    beyond = held_out.get("information_rank_beyond_condition", rank)  # of c nothing counts as information on x
+    replaced = status(held_out, "mi") == "undefined" and beyond.status == "measured" and (beyond.value or 0.0) >= 1
     if status(held_out, "mi") != "material" and not replaced:
         return Decision("inconclusive", shown, "the decoder uses z, but no information was measured in it")
     where = "{alive:.0f} directions carry information" if counts_all(held_out, facts) else "z informs by {mi:.3g} nats"
@@ -339,10 +344,24 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
     return Decision("healthy", shown, why)
 
 
+def half_silent(held_out: Readings, facts: Facts) -> str | None:
+    """Why half of the tokens or channels are missed: the data offers more than the live ones hold, or an autoencoder
+    makes more of z; None if they are surplus."""
+    dead, groups = value(held_out, "dead_groups", 0.0), value(held_out, "groups")
+    if not dead >= facts.bars.half * groups or dead == groups:
+        return None
+    said, live = f"{dead:.0f} of {groups:.0f} groups are dead", value(held_out, "units") - value(held_out, "dead_units")
+    if (facts.forecast or 0) > live:
+        return f"{said}, and the {live:.0f} live units are fewer than the {facts.forecast} directions the data offers"
+    return f"{said}, and without the KL's price z is worth more" if revived(facts, "price") else None
+
+
 def no_hole(held_out: Readings) -> bool:
     """Is a prior hole ruled out? By R − Î, or by every lower bound together with the classifier or with what prior
     samples decode to (from 64 examples: their limits widen with fewer, and nobody is convicted on an absence here)."""
     hole = held_out.get("prior_hole", MISSING)
+    if status(held_out, "prior_samples") == "material" and status(held_out, "marginal_kl_upper") != "absent":
+        return False  # what the prior draws is worse, and R − Î leaves room for the reason
     if hole.status != "undecided":
         return hole.status == "absent"
     bounds = [held_out.get(name, MISSING) for name in ("marginal_kl_lower", "marginal_kl_by_unit")]
@@ -471,9 +490,13 @@ def without_gap(held_out: Readings, facts: Facts) -> Decision:
     if numbers and varied < facts.bars.varied * reference and (rate.value or 0.0) >= (rate.threshold or 0.0):
         why = phrase("R is {rate:.3g} nats, but prior samples vary by {diversity_prior:.2g} alone", held_out)
         return Decision("bypassed_latent", ["diversity_prior", "rate", "diversity_reference"], why)
+    if reached(held_out, "sigma_at_floor") and not numbers and rate.n >= 64:
+        why = phrase("{sigma_at_floor:.0%} of the posterior's σ lie at the smallest its head can give", held_out)
+        return Decision("variance_collapse", ["sigma_at_floor", "sigma_median", "rate"], why)
     if value(held_out, "weight_declared") == 0:
         return Decision("inert_penalty", ["weight_declared", "rate", "mi"], "the weight of the KL is 0")
-    return Decision("inconclusive", shown, "the decoder was not read, so z cannot be acquitted")
+    unread = held_out.get("gap", MISSING).note
+    return Decision("inconclusive", shown, f"the value of z is not known ({unread}), so z cannot be acquitted")
 
 
 def pinned_in_log(held_out: Readings, facts: Facts) -> bool:
@@ -516,7 +539,9 @@ def find_mechanisms(held_out: Readings, facts: Facts, state: str) -> list[str]:
         "lagging_encoder": revived(facts, "encoder"),
         "decoder_too_strong": revived(facts, "decoder"),
         "floor_holds_rate": sank(facts),
-        "unused_units": state == "healthy" and 0 < value(held_out, "dead_units", 0.0) < value(held_out, "units"),
+        "unused_units": state == "healthy"
+        and facts.forecast is not None
+        and 0 < value(held_out, "dead_units", 0.0) < value(held_out, "units"),
     }
     return [name for name, holds in found.items() if holds]
 
@@ -636,21 +661,26 @@ def refute(held_out: Readings, facts: Facts, state: str) -> list[str]:
 def missing(held_out: Readings, training: Readings, facts: Facts) -> list[str]:
     """Measurements that would settle more."""
     gap, mi = held_out.get("gap", MISSING), status(held_out, "mi")
+    alone = gap.status == "undefined" and gap.note.startswith("no two examples")
+    key = ", callback.collapse_monitor.final_examples=4096" if facts.ours else ""
     wanted = {
-        "the value of z: give the decoder (decode=…) so that a permuted z can be tried": gap.status == "undefined",
+        "the value of z: give the decoder (decode=…, of arrays distortion_permuted) so that a permuted z is tried": (
+            gap.status == "undefined" and not alone
+        ),
+        "the value of z: examples that share their condition, whose z can be exchanged": alone,
         f"a larger held-out probe: of {gap.n} examples only presence is said, absence from 500": (
             gap.status == "undecided" and gap.n < 500
         ),
         "I(x; z) on more examples": mi == "undecided",
         "I(x; z)": mi == "undefined",
-        "held-out examples: give the trainer a validation loader": not facts.held_out,
+        f"held-out examples{': give the trainer a validation loader' if facts.ours else ''}": not facts.held_out,
         "the same readings on training examples, to tell overfit": not training and facts.held_out,
         "whether the aggregate posterior fills the prior (prior_hole): not measured": "prior_hole" not in held_out,
-        "whether q(z) fills the prior: more held-out examples, callback.collapse_monitor.final_examples=4096": (
+        f"whether q(z) fills the prior: more held-out examples{key}": (
             gap.status == "material" and status(held_out, "prior_hole") == "undecided" and not no_hole(held_out)
         ),
-        "whether z revives without the KL's price, which tells a collapse from a model that does not learn: type "
-        "probe=true": (
+        "whether z revives without the KL's price, which tells a collapse from a model that does not learn: "
+        f"{'type probe=true' if facts.ours else 'train on for a while with the weight of the KL at 0'}": (
             not facts.forks and not facts.arithmetic and facts.finished and gap.status in ("absent", "undecided")
         ),
         "the KL of each unit, which tells a partial collapse": facts.arithmetic and "dead_units" not in held_out,

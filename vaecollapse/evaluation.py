@@ -27,13 +27,16 @@ def spread(total: int, wanted: int) -> list[int]:
     return list(range(total)) if total <= wanted else [position * total // wanted for position in range(wanted)]
 
 
-def distinct(examples: Iterable[Tensor]) -> list[int]:
-    """Positions of the first copy of each example: duplicates buy no evidence."""
+def distinct(examples: Iterable[Tensor | tuple[Tensor, ...]]) -> list[int]:
+    """Positions of the first copy of each example: duplicates buy no evidence. An example may be several tensors, since
+    the same x under another condition is another example."""
     seen: dict[bytes, int] = {}
-    for position, row in enumerate(examples):
-        row = row.detach().cpu().contiguous()
-        content = (row.view(torch.uint8) if row.ndim else row).numpy().tobytes()
-        seen.setdefault(hashlib.sha256(content).digest(), position)
+    for position, parts in enumerate(examples):
+        digest = hashlib.sha256()
+        for row in parts if isinstance(parts, tuple) else (parts,):
+            row = row.detach().cpu().contiguous()
+            digest.update((row.view(torch.uint8) if row.ndim else row).numpy().tobytes())
+        seen.setdefault(digest.digest(), position)
     return list(seen.values())
 
 

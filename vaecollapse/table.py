@@ -105,13 +105,15 @@ def verdict_table(verdict: Verdict) -> RenderableType:
     lines += [labelled("also", name) for name in verdict.mechanisms]
     lines += [labelled("ruled out", said) for said in verdict.refuted]
     for number_, prescription in enumerate(verdict.prescriptions):
+        typed = prescription.command or " ".join(prescription.overrides)
         lines.append(
             Text.assemble(
                 (f"{'try next' if number_ == 0 else 'or':>10}  ", "dim"),
-                (prescription.command or " ".join(prescription.overrides), "bold cyan"),
+                (typed or prescription.why, "bold cyan"),
             )
         )
-        lines.append(Text.assemble(" " * 12, (prescription.why, "dim")))
+        if typed:
+            lines.append(Text.assemble(" " * 12, (prescription.why, "dim")))
     return Group(*lines)
 
 

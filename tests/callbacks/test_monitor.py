@@ -98,6 +98,21 @@ def test_the_price_of_a_nat_finds_the_weight_without_the_config() -> None:
     assert abs(price.value - 0.5) < 0.05 + 2 * price.se
 
 
+def test_a_foreign_density_is_held_against_what_the_data_offer() -> None:
+    """One unit of four is left, in a model that would have paid for more; and no command of ours is printed."""
+
+    def half(module, batch):
+        q = module.posterior(batch)
+        first = torch.arange(4) < 1
+        return Normal(torch.where(first, q.mean, 0.0), torch.where(first, q.stddev, 1.0))
+
+    monitor = watched(0.25, latents=half, **DENSITY)
+    _, _, facts = monitor.evidence
+    assert facts.forecast >= 3 and facts.beta_effective > 0 and not facts.ours
+    assert monitor.verdict.verdict == "partial_collapse"
+    assert not any(move.overrides or move.command for move in monitor.verdict.prescriptions)
+
+
 def test_its_traces_are_a_run_directory(tmp_path) -> None:
     watched(0.5, epochs=10, directory=str(tmp_path), **LATENTS, **DECODER)
     assert json.loads((tmp_path / "verdict.json").read_text())["readings"]["gap"]["n"] == 512

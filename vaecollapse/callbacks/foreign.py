@@ -1,16 +1,21 @@
 """Somebody else's LightningModule, seen through up to three functions as the VAE that detectors read."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Distribution, Independent, Laplace, Normal
 
 from ..batch import Batch
+from ..detectors.base import Z95, Finding
+from ..detectors.conditions import are_shared, labels
 from ..elbo import ELBO, noise, pieces
+from ..evaluation import quiet
+from ..preflight import Survey, expected, forecast, forecast_binary, unexplained
 from ..refusal import Refused
 from ..vae import VAE
 
@@ -114,3 +119,64 @@ class Foreign(VAE):
 
     def between(self, batch: Batch, z: Tensor, other: Int[Tensor, " batch"]) -> Tensor | None:
         return None if self.distance is None else self.distance(batch.x, batch.x[other.to(batch.x.device)])
+
+
+# ---- what the data offers it
+
+
+def foreseen(vae: VAE, training: Sequence[Batch], found: Mapping[str, Finding]) -> Survey | None:
+    """The forecast for a model that is not ours, at the price of a nat that was measured on it; None where no price
+    was, or no formula is known for what it decodes to.
+
+    A Gaussian or Laplace p(x|z) whose scale is the same for all examples has one: e = β̂s², for which x is taken in
+    units of s. It decides unless the condition is continuous. That of a Bernoulli is shown, and of a distance there is
+    none.
+    """
+    price, gap = (found.get(name) for name in ("price_of_a_nat", "gap"))
+    if price is None or gap is None or gap.status != "material" or not price.value or price.se is None:
+        return None
+    contexts = [batch.context for batch in training]
+    context = None if contexts[0] is None else torch.cat([each for each in contexts if each is not None])
+    x = torch.cat([batch.x for batch in training])
+    with quiet(vae, 0):
+        elbo = vae.elbo(training[0], seed=0)
+        decoded = vae.decode(elbo.z, training[0].context) if vae.decodes else None
+        likelihood = density_of(decoded, training[0].x, elbo.distortion)
+    low, high = price.value - Z95 * price.se, price.value + Z95 * price.se
+    if likelihood is None or low <= 0:
+        return None
+    plan, units = Survey(elbo.units, 0, 0, price.value), elbo.units
+    if isinstance(likelihood, Bernoulli):
+        odds = None if context is None else expected(x.double(), context, labels(context))
+        return plan._replace(forecast=forecast_binary(x.double(), beta=high, units=units, odds=odds))
+    x = x.double() / likelihood.scale[0].double().to(x.device)
+    rest = unexplained(Batch(x, context))
+    laplace = isinstance(likelihood, Laplace)
+
+    def costs(beta: float) -> Callable[[float], float]:
+        return lambda residual: beta * math.sqrt(residual * math.pi / 2) if laplace else beta
+
+    at_price = forecast(rest, price=costs(price.value), units=units)
+    return plan._replace(
+        forecast=forecast(rest, price=costs(high), units=units),  # nobody is convicted by the price's noise
+        decides=context is None or are_shared(labels(context)),
+        beta_effective=at_price.e / max(at_price.residual, 1e-300),
+        at_one=forecast(rest, price=lambda residual: residual, units=units).directions,
+    )
+
+
+def density_of(decoded: Any, x: Tensor, cost: Tensor) -> Any:
+    """The elementwise Gaussian, Laplace or Bernoulli that D is minus the log-density of, with one scale for all
+    examples; None where it is no such thing."""
+    base = decoded
+    while isinstance(base, Independent):
+        base = base.base_dist
+    if not isinstance(base, Normal | Laplace | Bernoulli) or base.batch_shape != x.shape:
+        return None
+    own = -base.log_prob(x).flatten(1).sum(1)
+    if not torch.allclose(own, cost.to(own), rtol=1e-4, atol=1e-4):
+        return None
+    if isinstance(base, Bernoulli):
+        return base
+    spread = (base.scale - base.scale[:1]).abs().max()
+    return base if float(spread) <= 1e-5 * float(base.scale.max()) else None

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.distributions import Distribution
 
+from ..advice import in_words
 from ..detectors.active_units import ActiveUnits
 from ..detectors.aggregate_posterior import AggregatePosterior
 from ..detectors.base import Detector, Finding, undefined
@@ -33,7 +34,7 @@ from ..refusal import Refused
 from ..run import Run
 from ..training import Training
 from .checkpoints import Checkpoints
-from .foreign import Decode, Distance, Latents
+from .foreign import Decode, Distance, Latents, foreseen
 from .intervention import MOST, intervene
 from .offers import offer_histogram, offer_text
 from .probes import Probe, foreign_probe, own_probe
@@ -256,6 +257,9 @@ class CollapseMonitor(Callback):
                 found[split], units = {"rate": undefined("rate", "the model cannot be read any more")}, {}
             series = units if split == "held_out" else series
         held_out = found.get("held_out") or found["training"]
+        if not isinstance(module, Training):
+            probe = self.probes.get("training") or self.probes["held_out"]
+            self.survey = foreseen(probe.vae, [block.like(module) for block in probe.blocks], held_out)
         if self.survey and self.survey.directions is not None:
             held_out["forecast_directions"] = Finding("forecast_directions", float(self.survey.directions))
         training = found.get("training") if "held_out" in found else None
@@ -264,7 +268,10 @@ class CollapseMonitor(Callback):
             self.settled_at = share_done(trainer)
         self.evidence = held_out, training, self.facts(trainer, module, held_out, finished)
         verdict = diagnose(*self.evidence)
-        if full or write:
+        if not isinstance(module, Training):
+            moves = in_words(verdict.prescriptions, None, value(held_out, "price_of_a_nat", 0.0))
+            verdict = verdict._replace(prescriptions=moves)
+        elif full or write:
             verdict = self.with_commands(verdict)
         self.record(trainer, module, verdict, held_out, series, full=full or write)
         self.verdict, self.latest, self.reading = verdict, held_out, False
@@ -318,6 +325,7 @@ class CollapseMonitor(Callback):
             schedule_done=finished and share >= 1,
             knobs=self.knobs,
             held_out="held_out" in self.probes,
+            ours=own is not None,
             floor=value(held_out, "floor", 0.0),
             held=self.held,
             bars=self.bars,

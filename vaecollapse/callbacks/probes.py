@@ -30,7 +30,7 @@ class Probe(NamedTuple):
 
 def into_blocks(batch: Batch, block: int) -> list[Batch]:
     """Distinct examples, in blocks."""
-    rows = torch.tensor(distinct(batch.x))
+    rows = torch.tensor(distinct(batch.x if batch.context is None else zip(batch.x, batch.context, strict=True)))
     kept = batch.part(rows)
     return [kept.part(rows) for rows in blocks_of(len(rows), block)]
 

@@ -42,6 +42,23 @@ def are_shared(label: Int[Tensor, " batch"]) -> bool:
     return bool((counts[inverse] > 1).double().mean() >= 0.5)
 
 
+def are_names(context: Shaped[Tensor, "batch *context"]) -> bool:
+    """Is c a name, one whole number or a one-hot row? Two names are equal or not, and none is nearer than another.
+
+    >>> are_names(torch.tensor([3, 1, 2])), are_names(torch.eye(3)), are_names(torch.rand(3, 2))
+    (True, True, False)
+    """
+    rows = context.detach().reshape(len(context), -1)
+    if rows.shape[1] == 1:
+        return not rows.is_floating_point()
+    return bool(((rows == 0) | (rows == 1)).all()) and bool((rows.sum(1) == 1).all())
+
+
+def are_groups(context: Shaped[Tensor, "batch *context"]) -> bool:
+    """Is z exchanged within equal conditions (else among near ones)? What I(x; z | c) and the value of z both go by."""
+    return are_names(context) or are_shared(labels(context))
+
+
 def within_groups(
     label: Int[Tensor, " batch"], count: int, key: tuple[int, ...]
 ) -> tuple[Int[Tensor, "count batch"], Bool[Tensor, " batch"]]:
@@ -80,6 +97,16 @@ def nearest(context: Shaped[Tensor, "batch *context"], among: int) -> Int[Tensor
     far = distances(context)
     far.fill_diagonal_(torch.inf)
     return far.topk(min(among, len(far) - 1), largest=False).indices
+
+
+def have_near(context: Shaped[Tensor, "batch *context"], few: int, many: int) -> Bool[Tensor, " batch"]:
+    """Which examples have nearer conditions among the `few` nearest than among the `many` (or equal ones): where all
+    distances tie, the nearest are anybody."""
+    far = distances(context)
+    far.fill_diagonal_(torch.inf)
+    by_distance = far.topk(min(many, len(far) - 1), largest=False).values
+    last, first = by_distance[:, -1], by_distance[:, min(few, by_distance.shape[1]) - 1]
+    return (first < (1 - 1e-6) * last) | (last == 0) | torch.tensor(by_distance.shape[1] <= few)
 
 
 def from_neighbours(

@@ -15,7 +15,7 @@ from ..elbo import ELBO, Objective, gaussian, noise
 from ..refusal import Refused, check_least
 from ..vae import VAE
 from .base import Z95, Detector, Finding, Status, judge, undefined
-from .conditions import are_shared, derangements, from_neighbours, labels, nearest, within_groups
+from .conditions import are_groups, derangements, from_neighbours, have_near, labels, nearest, within_groups
 
 NEIGHBOURS = (25, 5, 100)  # of a continuous condition; the first is the reading, the others whether it can be trusted
 CARRIED = 0.9
@@ -39,14 +39,15 @@ def exchange(batch: Batch, count: int, key: tuple[int, int]) -> Exchange:
     if batch.context is None:
         return Exchange(derangements(n, count, key), everyone)
     label = labels(batch.context)
-    if are_shared(label):
+    if are_groups(batch.context):
         orders, paired = within_groups(label, count, key)
         same = (label[:, None] == label).double()
         return Exchange(orders, paired, same / same.sum(1, keepdim=True))
     near = [nearest(batch.context, among) for among in NEIGHBOURS]
     orders = [from_neighbours(each, count, (*key, among)) for each, among in zip(near, NEIGHBOURS, strict=True)]
     circle = torch.eye(n, dtype=torch.float64).scatter(1, near[0], 1.0)
-    return Exchange(orders[0], everyone, circle / circle.sum(1, keepdim=True), tuple(orders[1:]))
+    paired = have_near(batch.context, min(NEIGHBOURS), max(NEIGHBOURS))
+    return Exchange(orders[0], paired, circle / circle.sum(1, keepdim=True), tuple(orders[1:]))
 
 
 def carriers(gaps: Float[Tensor, " n"], share: float = CARRIED) -> float:
@@ -202,7 +203,7 @@ class DecoderReliance(Detector):
     def findings(self) -> list[Finding]:
         n = self.count("gap")
         if not n:
-            alone = "no two examples of a block share their condition"
+            alone = "no two examples of a block share their condition (or have a near one)"
             said = alone if self.alone > 0 else "the model was not decoded (or has one example a block)"
             return [undefined("gap", said)]
         value, se, size = float(self.reading()), self.se("gap"), self.size()

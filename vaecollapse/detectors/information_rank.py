@@ -10,6 +10,7 @@ from ..elbo import ELBO, Objective, unit_moments
 from ..refusal import check_least
 from ..vae import VAE
 from .base import BATCH_NORMALISED, Detector, Finding, undefined
+from .conditions import are_groups
 
 
 def information_eigenvalues(between: Float[Tensor, "k k"], within: Float[Tensor, "k k"]) -> Float[Tensor, " k"]:
@@ -37,6 +38,7 @@ def information_directions(
     return values.flip(0).clamp(min=0), (root @ vectors).flip(1) / scale[:, None]
 
 
+WIDEST = 2**22  # numbers of a condition times units of z, of which products are summed
 LARGEST = 2048  # units of which eigenvalues are taken: beyond, examples are always too few
 
 
@@ -53,6 +55,9 @@ class InformationRank(Detector):
     Blind to information carried in σ alone. Needs `examples_per_unit` × units examples. Of a spatial latent (C, H, W)
     the rank is that of its C channels: each position's own mean is removed, then positions are pooled. Not defined
     under a batch-normalised posterior, where it is full by construction.
+
+    `information_rank_beyond_condition`: under a continuous condition c the same, with what is linear in c taken off
+    E[z|x]: what z tells of c is nothing of x. Under one that is a name it is not defined (I(x; z | c) is).
     """
 
     def __init__(self, *, eigenvalue: float = 0.1, examples_per_unit: int = 10) -> None:
@@ -60,10 +65,10 @@ class InformationRank(Detector):
         check_least("detector.information_rank", 0, eigenvalue=eigenvalue)
         check_least("detector.information_rank", 1, examples_per_unit=examples_per_unit)
         self.eigenvalue, self.examples_per_unit = eigenvalue, examples_per_unit
-        self.add_column("mean")
-        for name in ("outer", "within"):
+        self.add_column("mean", "condition")
+        for name in ("outer", "within", "condition_outer", "condition_cross"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
-        for name in ("draws", "channels", "fixed"):
+        for name in ("draws", "channels", "fixed", "conditional"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
@@ -80,6 +85,13 @@ class InformationRank(Detector):
         self.outer = self.outer + rows.T @ rows
         self.within = self.within + found.within(channels)
         self.draws = self.draws.clamp(min=found.draws or 0)
+        self.conditional = self.conditional.clamp(min=float(batch.context is not None))
+        if batch.context is not None and not are_groups(batch.context):
+            c = batch.context.flatten(1).to(found.mean)
+            if c.shape[1] * found.mean.shape[1] <= WIDEST:
+                self.accumulate("condition", c)
+                self.condition_outer = self.condition_outer + c.T @ c
+                self.condition_cross = self.condition_cross + c.T @ found.mean
 
     def covariances(self) -> tuple[Float[Tensor, "k k"], Float[Tensor, "k k"]]:
         """Between examples, debiased where moments are of draws, and within them."""
@@ -89,6 +101,25 @@ class InformationRank(Detector):
         if self.draws > 0:
             between = between - within / self.draws
         return between / len(centre), within / len(centre)
+
+    def beyond_condition(self) -> Finding:
+        """The rank without what is linear in a continuous condition."""
+        name, n, mean = "information_rank_beyond_condition", self.count("mean"), self.mean("condition")
+        size = mean.numel()
+        if self.count("condition") < n:
+            return undefined(name, "the condition is a name, so near ones there are none (or it is too wide)")
+        if n <= 2 * size + 2:
+            return undefined(name, f"too few examples: {n} for a condition of {size} numbers")
+        spread = self.condition_outer - n * torch.outer(mean, mean)
+        cross = self.condition_cross - n * torch.outer(mean, self.mean("mean"))
+        explained = torch.linalg.pinv(spread, hermitian=True, rtol=1e-10) @ cross
+        parts = [part.reshape(size, int(self.channels) or 1, -1) for part in (cross, explained)]
+        between, within = self.covariances()
+        taken = torch.einsum("pci,pdi->cd", *parts) / self.positions()
+        rest = ((n - 1) * between - (taken + taken.T) / 2) / (n - 1 - size)
+        rank = float((information_eigenvalues(rest, within) > self.eigenvalue).sum())
+        enough = n >= self.examples_per_unit * len(within)
+        return Finding(name, rank, None, n, "measured" if enough else "undecided", self.eigenvalue)
 
     def eigenvalues(self) -> Tensor:
         return information_eigenvalues(*self.covariances())
@@ -137,4 +168,5 @@ class InformationRank(Detector):
             Finding("information_in_means", self.positions() * float(0.5 * torch.log1p(values).sum()), None, n),
             Finding("directions_at_most", rank * self.positions(), None, n, "measured" if enough else "undecided"),
             Finding("information_eigenvalue_max", float(values[0]), None, n, threshold=self.eigenvalue),
+            *([self.beyond_condition()] if self.conditional > 0 else []),
         ]

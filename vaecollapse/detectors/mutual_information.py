@@ -13,7 +13,7 @@ from ..elbo import ELBO, Objective, gaussian, pairwise_blocks
 from ..refusal import check_least
 from ..vae import VAE
 from .base import Z95, Collecting, Finding, Status, judge, undefined
-from .conditions import are_shared, labels
+from .conditions import are_groups, labels
 
 CEILING_MARGIN = 0.5  # nats below ln N from which the estimate is its ceiling's
 FEWEST = 4  # examples of one matrix
@@ -95,7 +95,7 @@ class MutualInformation(Collecting):
         self.absent_nats, self.absent_share_of_rate, self.present_nats = absent_nats, absent_share_of_rate, present_nats
         self.least = counts
         self.add_column("rate", "information", "growth", "ceiling")
-        for name in ("continuous", "conditional"):
+        for name in ("continuous", "conditional", "unshared"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="max", persistent=True)
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
@@ -103,6 +103,8 @@ class MutualInformation(Collecting):
         label = None if batch.context is None else labels(batch.context)
         self.conditional = self.conditional.clamp(min=float(label is not None))
         parameters = gaussian(elbo.posterior)
+        unshared = batch.context is not None and not are_groups(batch.context)
+        self.unshared = self.unshared.clamp(min=float(unshared))
         if parameters is not None:
             extra = {} if label is None else {"label": label}
             self.collect(batch.positions(), location=parameters[0], scale=parameters[1], z=elbo.z, **extra)
@@ -129,7 +131,7 @@ class MutualInformation(Collecting):
         everyone = torch.arange(len(rows["z"]))
         parts = [everyone]
         if "label" in rows:
-            if not are_shared(rows["label"]):
+            if self.unshared > 0:
                 return "under a continuous condition (hardly two examples share it) there is no I(x; z | c)"
             parts = [everyone[rows["label"] == value] for value in rows["label"].unique()]
         read = [self.of(rows, part) for part in parts if len(part) >= FEWEST]
@@ -157,8 +159,8 @@ class MutualInformation(Collecting):
         value, se, growth, growth_se, ceiling, n = estimate
         absent_below = max(self.absent_nats, self.absent_share_of_rate * float(self.mean("rate")))
         status: Status = judge(value, se, n, absent_below=absent_below, present_above=self.present_nats, **self.least)
-        if status == "absent" and growth > self.bounded:
-            status = "undecided"
+        if status == "absent" and growth > self.bounded:  # a lower bound rules nothing out, but it may show presence
+            status = judge(value, se, n, absent_below=-math.inf, present_above=self.present_nats, **self.least)
         note = self.note(estimate)
         size = round(math.exp(ceiling))
         return [

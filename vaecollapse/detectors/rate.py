@@ -102,6 +102,7 @@ class Rate(Detector):
             dead = float((self.dead_share() == 1).sum())
             of = f"of {int(self.groups)} groups (the latent's first axis)"
             found.append(Finding("dead_groups", dead, None, n, threshold=self.dead, note=of))
+            found.append(Finding("groups", float(self.groups), None, n))
         return [
             *found,
             Finding("dead_units", float((kl < self.dead).sum()), None, n, threshold=self.dead),

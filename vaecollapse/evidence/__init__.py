@@ -74,7 +74,12 @@ def gather(which: str, inputs: Mapping[str, Any], *, examples: int = 512, seed: 
 
 def judged(evidence: "Evidence") -> "Verdict":
     """The verdict on readings, with the sentences on how they were read."""
+    from ..advice import in_words
     from ..diagnosis import diagnose as decide
 
-    verdict = decide(evidence.held_out, evidence.training, evidence.facts)
-    return verdict._replace(findings=[*verdict.findings, *evidence.notes])
+    held_out, _, facts, _, notes = evidence
+    verdict = decide(held_out, evidence.training, facts)
+    priced = held_out.get("price_of_a_nat")
+    weight = facts.beta if facts.weight is None else facts.weight
+    moves = in_words(verdict.prescriptions, weight, priced and priced.value)
+    return verdict._replace(findings=[*verdict.findings, *notes], prescriptions=moves)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
@@ -19,7 +19,7 @@ from ..detectors.information_rank import LARGEST, InformationRank
 from ..detectors.price_of_a_nat import PriceOfANat
 from ..detectors.rate import Rate
 from ..elbo import ELBO, Progress, noise, pieces
-from ..evaluation import blocks_of, mean_of, read
+from ..evaluation import blocks_of, distinct, mean_of, read
 from ..refusal import Refused
 from ..regularizers.base import Regularizer
 from ..regularizers.beta import Beta
@@ -208,10 +208,13 @@ def from_arrays(given: Mapping[str, Any], source: str = "arrays") -> Evidence:
     else:
         notes.append("no split is given: the examples are taken for held-out ones")
     parts = {name: np.flatnonzero(rows) for name, rows in (("held", ~of_training), ("train", of_training))}
+    parts = {name: different(arrays, rows) for name, rows in parts.items()}
+    if copies := n - sum(map(len, parts.values())):
+        notes.append(f"{copies} of {n} examples are copies of another one and buy no evidence: they are left out")
     found = {name: findings(arrays, rows) for name, rows in parts.items() if len(rows) > 1}
     held_out = found.get("held") or found.get("train")
     if held_out is None:
-        raise Refused("arrays: no split has two examples: give at least 64 of each")
+        raise Refused("arrays: no split has two different examples: give at least 64 of each")
     units, read_ = math.prod(unit), len(parts["held"] if "held" in found else parts["train"])
     if read_ < units:
         notes.append(
@@ -233,10 +236,35 @@ def from_arrays(given: Mapping[str, Any], source: str = "arrays") -> Evidence:
     return Evidence(held_out, training, facts, f"{source}: {n} examples of {units} units", notes)
 
 
+def by_example(arrays: Mapping[str, np.ndarray]) -> set[str]:
+    """The arrays that have a row for each example."""
+    own = {name for name in LATENT if name in arrays and arrays[name].ndim >= len(size_of(arrays)[1]) + 1}
+    return own | {name for name in PER_EXAMPLE if name in arrays}
+
+
+def different(arrays: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """The rows without copies of an example, which buy no evidence.
+
+    An example is known by its posterior, its condition and what decoding it costs: not by a permuted or drawn z's cost,
+    nor by its own z's where a cost without noise is there. A posterior alone tells no two examples of a collapsed
+    encoder apart, so where it is one for all and no cost is given they are taken for different ones.
+    """
+    told = [name for name in ("distortion_at_mean", "distortion_constant") if name in arrays] or ["distortion", "kl"]
+    names = sorted(by_example(arrays) & {*LATENT, "group", *told})
+    keys = zip(*(torch.from_numpy(codes(arrays[name][rows])) for name in names), strict=True)
+    kept = rows[distinct(keys)]
+    return rows if len(kept) == 1 and not set(told) & set(names) else kept
+
+
+def codes(values: np.ndarray) -> np.ndarray:
+    """Numbers as they are, words as numbers."""
+    return values if values.dtype.kind == "f" else np.unique(values, return_inverse=True)[1].reshape(values.shape)
+
+
 def findings(arrays: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, Finding]:
     """The readings of some of the examples, by name."""
-    own = {name for name in LATENT if name in arrays and arrays[name].ndim >= len(size_of(arrays)[1]) + 1}
-    part = {name: value[rows] if name in own or name in PER_EXAMPLE else value for name, value in arrays.items()}
+    own = by_example(arrays)
+    part = {name: value[rows] if name in own else value for name, value in arrays.items()}
     found = of_samples(part) if "samples" in part else of_posteriors(part)
     rate = found["rate"].value or 0.0
     found |= of_decoding(part, rate)
@@ -326,12 +354,25 @@ def of_decoding(part: Mapping[str, np.ndarray], rate: float) -> dict[str, Findin
     own = column["distortion"]
     found = {"distortion": mean_of("distortion", own)}
     if "distortion_permuted" in column:
-        found |= of_gap(column, rate, scalar(part, "normalised"), scalar(part, "beta"))
+        swapped = partners(part)
+        paired = {name: each[swapped] for name, each in column.items()}
+        if swapped.sum() < 2:
+            found["gap"] = undefined("gap", "no two examples share their group, within which z is exchanged")
+        else:
+            found |= of_gap(paired, rate, scalar(part, "normalised"), scalar(part, "beta"))
     if "distortion_constant" in column:
         found["distortion_constant"] = mean_of("distortion_constant", column["distortion_constant"])
     if "distortion_at_mean" in column and "mean" in part:
         found |= of_price(part, column)
     return found
+
+
+def partners(part: Mapping[str, np.ndarray]) -> Bool[Tensor, " n"]:
+    """Which examples have another one of their group, whose z they may have been given."""
+    if "group" not in part:
+        return torch.ones(len(part["distortion"]), dtype=torch.bool)
+    _, row, count = np.unique(part["group"], return_inverse=True, return_counts=True)
+    return torch.from_numpy(count[row.reshape(-1)] > 1)
 
 
 def of_gap(

@@ -18,7 +18,7 @@ class Evidence(NamedTuple):
 
 
 def known(**facts: Any) -> Facts:
-    """The facts that are known; the others as they are by default."""
-    return Facts()._replace(
+    """The facts that are known of what is not ours; the others as they are by default."""
+    return Facts(ours=False)._replace(
         **{name: fact for name, fact in facts.items() if name in Facts._fields and fact is not None}
     )

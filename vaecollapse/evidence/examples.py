@@ -60,7 +60,7 @@ def examples_of(data: Any, wanted: int, *, conditional: bool) -> Batch:
     if x.is_floating_point() and not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x.flatten(1)).all(1)).sum())
         raise Refused(f"data: {bad} of {len(x)} examples hold numbers that are not finite: leave them out")
-    rows = torch.tensor(distinct(x))
+    rows = torch.tensor(distinct(x if context is None else zip(x, context, strict=True)))
     kept = Batch(x[rows], None if context is None else context[rows])
     return kept._replace(index=torch.arange(len(rows)))
 

@@ -1,8 +1,11 @@
 """Any torch model, read through up to three functions: `encode(x[, c])`, `decode(z[, c])`, `log_likelihood(x, y)`."""
 
+import dis
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from types import CodeType
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +13,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from ..batch import Batch
-from ..callbacks.foreign import whole_event
+from ..callbacks.foreign import foreseen, whole_event
 from ..callbacks.monitor import all_detectors
 from ..detectors.base import Finding
+from ..detectors.conditions import are_groups, labels
+from ..elbo import gaussian
 from ..evaluation import blocks_of, quiet, read
 from ..refusal import Refused
 from ..vae import PART, VAE
@@ -21,6 +26,7 @@ from .examples import C, examples_of, splits_of
 
 BLOCK = 256  # as the monitor reads its probes
 FUNCTIONS = ("encode", "decode", "log_likelihood", "distance", "prior")
+DEPTH, MANY = 6, 1000  # how far, and among how many, a model's torch modules are looked for
 
 
 def imported(key: str, place: str) -> Any:
@@ -71,12 +77,9 @@ class Functions(NamedTuple):
 
 def functions_of(built: Any) -> Functions:
     """From an object with these methods, a map of functions, or (module, functions). Refused without `encode`."""
-    modules = [built] if isinstance(built, nn.Module) else []
     source = built
     if isinstance(built, tuple) and len(built) == 2 and isinstance(built[0], nn.Module):
-        modules, source = [built[0]], built[1]
-    own = source if isinstance(source, Mapping) else getattr(source, "__dict__", {})
-    modules += [part for part in own.values() if isinstance(part, nn.Module)]
+        source = built[1]
     found = {
         name: source.get(name) if isinstance(source, Mapping) else getattr(source, name, None) for name in FUNCTIONS
     }
@@ -90,20 +93,64 @@ def functions_of(built: Any) -> Functions:
             f"module: a {type(built).__name__} has no encode(x): give an object (or a map of functions) with encode(x) "
             "→ Normal(mean, scale), decode(z) → what it decodes to, and log_likelihood(x, decoded) of a density"
         )
-    modules += [part for function in found.values() for part in behind(function)]
-    distinct_ = list({id(part): part for part in modules}.values())
-    return Functions(found["encode"], *(found[name] for name in FUNCTIONS[1:]), distinct_)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    modules = within([built, *found.values()])
+    return Functions(found["encode"], *(found[name] for name in FUNCTIONS[1:]), modules)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def behind(function: Any) -> list[nn.Module]:
-    """The torch modules that a bound method belongs to or a closure holds."""
-    held = [getattr(function, "__self__", None)]
-    for cell in getattr(function, "__closure__", None) or ():
+def within(first: Iterable[Any]) -> list[nn.Module]:
+    """The torch modules that objects hold or functions reach: attributes, containers, closures, bound and partial
+    arguments, and the globals that a function names. The nearest come first."""
+    found: dict[int, nn.Module] = {}
+    seen: dict[int, Any] = {}  # kept, so that no id is given twice
+    left = list(first)
+    for _ in range(DEPTH):
+        fresh = list({id(part): part for part in left if id(part) not in seen}.values())
+        seen |= {id(part): part for part in fresh}
+        found |= {id(part): part for part in fresh if isinstance(part, nn.Module)}
+        left = [held for part in fresh if id(part) not in found for held in held_by(part)]
+    return list(found.values())
+
+
+def held_by(part: Any) -> Iterable[Any]:
+    """What an object holds, or a function reaches."""
+    if isinstance(part, Mapping):
+        return list(part.values())[:MANY]
+    if isinstance(part, list | tuple | set | frozenset):
+        return list(part)[:MANY]
+    if inspect.ismethod(part):
+        return [part.__self__, part.__func__]
+    if isinstance(part, partial):
+        return [part.func, *part.args, *part.keywords.values()]
+    if inspect.ismodule(part) or isinstance(part, type | Tensor):
+        return []
+    if not inspect.isfunction(part):
+        return list(getattr(part, "__dict__", {}).values())
+    codes = list(nested(part.__code__))
+    looked = {each.argval for code in codes for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL"}
+    reached = [value for name, value in part.__globals__.items() if name in looked]
+    # of a module that is named, as in `mine.net(x)`, what the function may mean
+    named = {name for code in codes for name in code.co_names}
+    inner = [value for each in reached if inspect.ismodule(each) for name, value in vars(each).items() if name in named]
+    return [*cells(part), *(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values(), *reached, *inner]
+
+
+def cells(function: Any) -> list[Any]:
+    """What a closure holds."""
+    held = []
+    for cell in function.__closure__ or ():
         try:
             held.append(cell.cell_contents)
         except ValueError:  # still empty
             continue
-    return [part for part in held if isinstance(part, nn.Module)]
+    return held
+
+
+def nested(code: CodeType) -> Iterator[CodeType]:
+    """A function's code, and that of the functions written inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from nested(constant)
 
 
 def takes_condition(function: Callable[..., Any] | None, place: int = 1) -> tuple[bool, bool]:
@@ -130,6 +177,7 @@ class Shown(VAE):
         places = {"encode": 1, "decode": 1, "prior": 0}
         self.conditions = {name: takes_condition(getattr(functions, name), place) for name, place in places.items()}
         self.unit: tuple[int, ...] = ()
+        self.like = torch.zeros(())  # the numbers of the posterior encoded last
         self.density: bool | None = None  # known from what is decoded first
 
     @property
@@ -183,12 +231,13 @@ class Shown(VAE):
                 "must be the examples, and at least one axis of units must follow"
             )
         self.unit = tuple(posterior.event_shape)
+        parameters = gaussian(posterior)
+        self.like = parameters[0][:1] if parameters else posterior.sample()[:1]
         return posterior
 
     def prior(self, context: Tensor | None = None) -> Distribution:
         if self.of.prior is None:
-            like = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros(()))
-            zero = torch.zeros(self.unit, dtype=like.dtype, device=like.device)
+            zero = torch.zeros(self.unit, dtype=self.like.dtype, device=self.like.device)
             return Independent(Normal(zero, torch.ones_like(zero)), len(self.unit))
         prior = self.with_condition("prior", context)
         if not isinstance(prior, Distribution):
@@ -277,18 +326,27 @@ def from_model(module: Any, data: Any, *, examples: int = 512, seed: int = 0) ->
     }
     if not told:
         notes.append("the data do not say of which split they are: they are taken for held-out ones")
+    if isinstance(vae, Shown) and not vae.of.modules:
+        check_repeats(vae, next(iter(blocks.values()))[0])
     found = {name: readings(vae, batches, seed) for name, batches in blocks.items()}
     held_out = found.get("held") or found["train"]
     if isinstance(vae, Shown) and vae.density is False and vae.of.distance is None:
         notes.append("decode gives a tensor and there is no log_likelihood: the distance is the squared error, summed")
     first = next(iter(blocks.values()))
     event = first[0].x[0].numel()
+    plan = foreseen(vae, blocks.get("train", first), held_out)
+    decides = plan is not None and plan.decides
     facts = known(
+        forecast=plan.directions if plan and decides else None,
+        beta_effective=plan.beta_effective if plan and decides else None,
+        forecast_at_one=plan.at_one if plan and decides else None,
         units=int(held_out["units"].value or 0) if "units" in held_out else None,
         held_out="held" in found,
         distortion_kind="nll" if vae.decodes and vae.normalised else None,
         event_size=float(event),
     )
+    if plan and plan.directions is not None:
+        held_out["forecast_directions"] = Finding("forecast_directions", float(plan.directions))
     if vae.decodes:
         held_out["event_size"] = Finding("event_size", float(event))
     name = module if isinstance(module, str) else type(module).__name__
@@ -298,10 +356,32 @@ def from_model(module: Any, data: Any, *, examples: int = 512, seed: int = 0) ->
     )
 
 
+def check_repeats(vae: Shown, batch: Batch) -> None:
+    """Refused where the same example gives something else the second time, and there is no module to still."""
+    few = batch.part(slice(0, 16))
+    drawn, costs = [], []
+    with torch.no_grad(), torch.random.fork_rng():
+        for call in (1, 2):
+            torch.manual_seed(call)
+            posterior = vae.encode(few.x, few.context)
+            torch.manual_seed(0)
+            drawn.append(posterior.sample())
+            torch.manual_seed(call)
+            costs.append(vae.distortion(few, drawn[0]))
+    for name, (one, other) in (("encode", drawn), ("decode", costs)):
+        if not torch.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise Refused(
+                f"module: {name} gives the same examples something else each time, and no torch module was found to "
+                "put in evaluation mode: call .eval() on yours first, or give (module, functions)"
+            )
+
+
 def blocks_for(vae: VAE, data: Any, examples: int) -> list[Batch]:
     batch = examples_of(data, examples, conditional=getattr(vae, "conditional", True)).like(vae)
     if len(batch.x) < 2:
         raise Refused("data has one example (or copies of one): give at least 64 different ones")
+    if batch.context is not None and are_groups(batch.context):  # those who may exchange their z in one block
+        batch = batch.part(labels(batch.context).argsort(stable=True))
     return [batch.part(rows) for rows in blocks_of(len(batch.x), BLOCK)]
 
 

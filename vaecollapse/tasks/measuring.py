@@ -165,7 +165,8 @@ class Examples:
 
     def distinct(self) -> "Examples":
         """Without copies of an example: duplicates buy no evidence."""
-        kept = distinct(self.dataset[position].x for position in self.positions)
+        read_ = (self.dataset[position] for position in self.positions)
+        kept = distinct(one.x if one.context is None else (one.x, one.context) for one in read_)
         return Examples(self.dataset, [self.positions[place] for place in kept], self.module)
 
     def blocks(self, size: int, *, whole: bool = True) -> "Blocks":
