@@ -1,10 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check format bench bench-zoo clean
+.PHONY: help setup train test check format bench bench-zoo bench-remedies bench-cured clean
 PYTHON ?= python3
 BIN := .venv/bin
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: .venv/.stamp ## .venv with the tested versions of constraints.txt, the package editable
 
@@ -34,6 +34,12 @@ bench: setup ## the figures of benchmarks/README.md: make bench RECORDINGS=path/
 
 bench-zoo: setup ## the confusion matrices of docs/zoo.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py
+
+bench-remedies: setup ## every remedy at equal budget, 3 seeds: make bench-remedies IMAGES=path/to/t10k-images-idx3-ubyte.gz
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/remedies.py $(IMAGES) --pictures benchmarks
+
+bench-cured: setup ## does the first prescription of a sick run cure it
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cured.py
 
 clean: ## removes caches and build products; keeps .venv and outputs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

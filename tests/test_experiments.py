@@ -1,8 +1,10 @@
 """conf/experiment: practitioners' cases as far as they can be reproduced; benchmarks/cases.py runs them."""
 
 import re
+from itertools import product
 
 import pytest
+import yaml
 from hydra.utils import instantiate
 
 from vaecollapse import config, help
@@ -10,7 +12,8 @@ from vaecollapse.prescriptions import STATES
 from vaecollapse.refusal import Refused
 
 CONF = config.folder()
-CASES = config.options([CONF])["experiment"]
+SWEEPS = ["remedies"]
+CASES = [name for name in config.options([CONF])["experiment"] if name not in SWEEPS]
 EXPECTED = {"case_a": "posterior_collapse", "case_d": "posterior_collapse", "case_f": "prior_hole"}
 
 
@@ -63,4 +66,15 @@ def test_an_unknown_case_is_refused_and_help_lists_them_all() -> None:
     with pytest.raises(Refused, match="case_z"):
         config.compose(["experiment=case_z"])
     (line,) = re.findall(r"^  experiment +(.*)$", help.train_help("vaecollapse-train", [CONF]), re.M)
-    assert line.split() == CASES
+    assert line.split() == [*CASES, *SWEEPS]
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_job_of_a_sweep_composes_and_is_another_run(name: str) -> None:
+    """What `-m` would run, choice by choice."""
+    node = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text("utf-8"))
+    params = {key: str(values).split(",") for key, values in node["hydra"]["sweeper"]["params"].items()}
+    jobs = [[f"{key}={value}" for key, value in zip(params, each, strict=True)] for each in product(*params.values())]
+    assert len(params["seed"]) >= 3, "one seed is the seed's as much as the remedy's"
+    built = [str(config.compose([f"experiment={name}", *job]).regularizer) for job in jobs]
+    assert len(set(built)) == len(params["regularizer"])
