@@ -147,8 +147,8 @@ def foreseen(vae: VAE, training: Sequence[Batch], found: Mapping[str, Finding]) 
         return None
     plan, units = Survey(elbo.units, 0, 0, price.value), elbo.units
     if isinstance(likelihood, Bernoulli):
-        rest = unexplained(Batch(x.double(), context))
-        return plan._replace(forecast=forecast_binary(x.double(), beta=high, units=units, rest=rest))
+        shown = forecast_binary(x.double(), beta=high, units=units) if context is None else None
+        return plan._replace(forecast=shown)
     x = x.double() / likelihood.scale[0].double().to(x.device)
     rest = unexplained(Batch(x, context))
     laplace = isinstance(likelihood, Laplace)
