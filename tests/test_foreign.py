@@ -24,7 +24,7 @@ from vaecollapse.diagnosis import diagnose as decide
 from vaecollapse.elbo import ELBO
 from vaecollapse.evidence import judged
 from vaecollapse.evidence.models import from_model
-from vaecollapse.prescriptions import STATES, Prescription
+from vaecollapse.prescriptions import STATES, Plan, Prescription, prescribe
 from vaecollapse.refusal import Refused
 
 VALUES = (4.0, *[2.0] * 7, *[0.1] * 8)
@@ -371,9 +371,7 @@ def test_sigma_at_its_floor_convicts_where_there_is_nothing_else() -> None:
 @pytest.mark.parametrize("state", STATES)
 def test_every_prescription_has_words(state: str) -> None:
     """Of a run of ours each is a command; nothing of it is asked of others."""
-    from vaecollapse.diagnosis import prescribe
-
-    moves = prescribe(state, None, floored=True)
+    moves = prescribe(state, Plan(held=("regularizer=beta",)))
     said = in_words(moves, None)
     assert len(said) == min(3, len(moves))
     assert not any(move.overrides or move.command or "=" in move.why for move in said)

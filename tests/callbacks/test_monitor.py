@@ -101,12 +101,13 @@ def test_the_price_of_a_nat_finds_the_weight_without_the_config() -> None:
 def test_a_foreign_density_is_held_against_what_the_data_offer() -> None:
     """One unit of four is left, in a model that would have paid for more; and no command of ours is printed."""
 
-    def half(module, batch):
+    first = torch.arange(4) < 1
+
+    def one(module, batch):
         q = module.posterior(batch)
-        first = torch.arange(4) < 1
         return Normal(torch.where(first, q.mean, 0.0), torch.where(first, q.stddev, 1.0))
 
-    monitor = watched(0.25, latents=half, **DENSITY)
+    monitor = watched(0.25, latents=one, decode=lambda module, z: Normal(module.decoder(z * first), torch.tensor(1.0)))
     _, _, facts = monitor.evidence
     assert facts.forecast >= 3 and facts.beta_effective > 0 and not facts.ours
     assert monitor.verdict.verdict == "partial_collapse"
