@@ -85,7 +85,19 @@ def test_the_constraints_pin_every_dependency_and_torch_first():
 
 def test_make_help_lists_every_target():
     text = run("make", "-f", ROOT / "Makefile", "help", cwd=ROOT)
-    targets = ["help", "setup", "train", "test", "check", "format", "bench", "bench-zoo", "clean"]
+    targets = [
+        "help",
+        "setup",
+        "train",
+        "test",
+        "check",
+        "format",
+        "bench",
+        "bench-zoo",
+        "bench-remedies",
+        "bench-cured",
+        "clean",
+    ]
     assert re.findall(r"^make ([\w-]+)", text, re.M) == targets
 
 

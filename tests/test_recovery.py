@@ -1,6 +1,7 @@
 """Truth: the linear VAE, trained by the command line's own path, against its closed form (Lucas 2019)."""
 
 import math
+import shlex
 
 import pytest
 import torch
@@ -100,4 +101,4 @@ def test_beyond_the_largest_eigenvalue_training_ends_collapsed_and_says_what_to_
     alarms = [event for event in Run(tmp_path).lines("events.jsonl") if event["event"] == "alarm"]
     assert (alarms[0]["alarm"], alarms[0]["step"]) == ("forecast_collapse", 0), "the forecast knew before step 1"
     for prescription in verdict.prescriptions:
-        config.compose(prescription.command.split()[1:])
+        config.compose(shlex.split(prescription.command)[1:])

@@ -21,7 +21,7 @@ from vaecollapse.table import NAMES, number
 
 SCRIPT = Path(sys.executable).parent / cli.NAME
 PROMISED = {"config.yaml", "overrides.txt", "provenance.json", "preflight.json", "metrics.jsonl", "metrics.csv",
-            "units.csv", "events.jsonl", "verdict.json", "checkpoints"}  # fmt: skip
+            "units.csv", "events.jsonl", "verdict.json", "trained.json", "checkpoints"}  # fmt: skip
 LINEAR = ["model=linear", "max_epochs=60"]
 
 

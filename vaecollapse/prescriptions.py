@@ -118,7 +118,7 @@ def moves_of(plan: Plan) -> dict[str, Prescription]:
             f"the ELBO's own price, where a nat costs {price:.3g} times that",
         )
     cheap = price is not None and 0 < price < 0.5
-    higher = f"beta={weight / price:.3g}" if price is not None and cheap else f"beta={max(weight * 10, 1e-3):.3g}"
+    higher = f"beta={max(weight / price if price is not None and cheap else weight * 10, 1e-3):.3g}"
     twice, quarter = 2 * int(own["max_epochs"]), max(1, int(own["max_epochs"]) // 4)
     listed = {
         "weaker": (("model.pixel_dropout=0.5",), "a decoder that sees less of x has to ask z"),

@@ -37,16 +37,15 @@ PAIRS = [
 
 @functools.cache
 def chosen(*overrides: str) -> dict:
-    # whose plans the coefficients of their names follow
-    given = ["model=linear", "callback=[stages,pretrain_reset]", *overrides]
-    return OmegaConf.to_container(config.compose(given).regularizer, resolve=True)
+    return OmegaConf.to_container(config.compose(["model=linear", *overrides]).regularizer, resolve=True)
 
 
 def composed(regularizer: str, coefficient: str | None = None) -> DictConfig:
     """One regularizer of conf/ and one coefficient; put together here, since each composition takes half a second."""
     node = deepcopy(chosen(f"regularizer={regularizer}", *NEEDS.get(regularizer, [])))
     if coefficient:
-        node["weight"] = chosen("regularizer=beta", f"coefficient@regularizer.weight={coefficient}")["weight"]
+        plans = "callback=[stages,pretrain_reset]"  # which the coefficients of their names follow
+        node["weight"] = chosen("regularizer=beta", plans, f"coefficient@regularizer.weight={coefficient}")["weight"]
     return OmegaConf.create(node)
 
 
@@ -208,6 +207,8 @@ def numbers(node: DictConfig, prefix: str = "") -> list[str]:
 def test_every_number_in_the_yaml_does_something(regularizer: str, coefficient: str | None) -> None:
     """The free-bits floor, the ramps and the bounds of controllers too: another number, another training."""
     node = composed(regularizer, coefficient)
+    if "ramp" in node and coefficient in ("staged", "pretrain_reset"):
+        node.ramp = 0.9  # a shorter one is over while the first stage charges nothing
     for key in numbers(node):
         value = OmegaConf.select(node, key)
         other = value + 1 if isinstance(value, int) else value * 0.7 + 0.01
