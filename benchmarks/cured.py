@@ -20,7 +20,7 @@ from zoo import TRAINED
 from vaecollapse.diagnosis import Verdict
 from vaecollapse.run import Run
 
-# From the worst; a verdict is better where it stands in a later row. Inconclusive is better than nothing.
+# From the worst; a verdict is better where it stands in a later row. Any other (inconclusive, say) counts as the worst.
 BETTER = (
     ("diverged",),
     ("posterior_collapse", "fake_rate", "bypassed_latent", "underfit", "decoder_variance_collapse"),

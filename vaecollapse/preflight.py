@@ -385,23 +385,23 @@ def survey(
     if vae.autoregressive:  # collapse is stable or not given the elements before, which no covariance says
         return plan._replace(beta_effective=beta) if isinstance(likelihood, BernoulliLikelihood) else plan
     label = None if training.context is None else labels(training.context)
-    rest = unexplained(training)
     if isinstance(likelihood, BernoulliLikelihood) and features is None:
         context = training.context
         given = None if context is None or label is None else expected(training.x, context, label)
         found = forecast_binary(training.x, beta=beta, units=units, odds=given)
-        return plan._replace(
-            forecast=found, certain=True, beta_effective=beta
-        )  # it has no scale that could be another than its own
+        # it has no scale that could be another than its own
+        return plan._replace(forecast=found, certain=True, beta_effective=beta)
     if (price := price_of(likelihood, beta)) is not None:
+        at_one = None
         if features is None:
+            rest = unexplained(training)
             found = forecast(rest, price=price, units=units)
+            at_one = forecast(rest, price=lambda residual: residual, units=units).directions
         else:
             parts = [likelihood_cells(features, batch) for batch in (training, held_out)]
             found = forecast_cells(*parts, price=price, units=units)
         # beta is in nats, and the scale may not be the one that fits: what a nat costs beside the residual's own
         effective = found.e / max(found.residual, 1e-300)
-        at_one = forecast(rest, price=lambda residual: residual, units=units).directions if not features else None
         decides = features is None and (label is None or are_shared(label))
         return plan._replace(forecast=found, decides=decides, certain=decides, beta_effective=effective, at_one=at_one)
     if not isinstance(likelihood, SpectralLikelihood) or (table := table_of(likelihood, training)) is None:
