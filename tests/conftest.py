@@ -3,6 +3,7 @@
 import os
 import tempfile
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start: two workers have two cores
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vaecollapse-cache-")  # not the user's own

@@ -46,8 +46,8 @@ def test_the_trained_linear_vae_meets_its_closed_form(s2, beta, active, rate, tm
         f"logger.csv.directory={tmp_path}",
         "callback.collapse_monitor.final_examples=2048",
         "batch_size=1024",
-        "max_epochs=600",
-        "trainer.check_val_every_n_epoch=600",
+        "max_epochs=300",
+        "trainer.check_val_every_n_epoch=300",
         "trainer.accelerator=cpu",
     ]
     cfg = config.compose(overrides)
