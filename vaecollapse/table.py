@@ -163,3 +163,8 @@ def evaluation_table(verdict: Verdict, figures: Mapping[str, Finding], what: str
     lines += [labelled("why", said) for said in verdict.findings]
     lines += [labelled("also", name) for name in verdict.mechanisms]
     return Group(*lines)
+
+
+def samples_table(what: str, first: str) -> RenderableType:
+    """What a sampling prints: what was written, and what to open first."""
+    return Group(labelled("samples", what), labelled("open", first))

@@ -16,6 +16,7 @@ from PIL import Image
 
 from vaecollapse.batch import Batch
 from vaecollapse.datasets.base import VAEData
+from vaecollapse.writers.base import Made
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
@@ -131,3 +132,17 @@ def test_every_argument_is_a_knob(name: str) -> None:
     node = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / f"{name}.yaml"), resolve=False)
     parameters = inspect.signature(get_class(node.pop("_target_"))).parameters
     assert set(node) == set(parameters)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_of_its_kind_are_written_as_whole_files_of_each_format(name: str, build, tmp_path: Path) -> None:
+    data = build(name)
+    real = data.examples("train", 3).x.numpy()
+    formats = data.writer(tmp_path).formats
+    for form in (None, *formats):
+        with data.writer(tmp_path / str(form), form) as writer:
+            writer.add(Made(0, {"real": real, "again": real}))
+        files = [path.name for path in (tmp_path / str(form)).iterdir()]
+        assert [file for file in files if file.endswith(form or formats[0])]
+        assert not [file for file in files if file.startswith(".")]
+        assert writer.first.exists()

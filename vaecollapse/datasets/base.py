@@ -5,6 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Sized
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..batch import Batch, collate
 from ..refusal import Refused
+from ..writers.base import Writer
+from ..writers.numbers import NumbersWriter
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +197,13 @@ class VAEData(LightningDataModule, ABC):
         """Up to `count` examples of `split` (train, validation or test) from position `start`, as one fixed batch."""
         dataset = getattr(self.splits, split)
         return collate([dataset[position] for position in range(start, min(start + count, len(dataset)))])
+
+    def writer(self, folder: Path, form: str | None = None) -> Writer:
+        """What writes samples like these to a folder; `form` is the suffix of its files (None: the usual one).
+
+        Data that are more than numbers bring their own.
+        """
+        return NumbersWriter(folder, form)
 
     def fingerprint(self) -> dict[str, object]:
         """Which data this is: files, bytes, and a hash (here of each split's size and first 64 examples)."""

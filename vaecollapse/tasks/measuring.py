@@ -42,8 +42,34 @@ class Evaluated(NamedTuple):
     directory: Path
 
 
-def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Evaluated:
-    """Measures a run on a split, from its directory alone. Raises Refused where that cannot be read or does not fit."""
+class Opened(NamedTuple):
+    """A run read from its directory: configuration, checkpoint, data and model, and what its provenance says."""
+
+    source: Path
+    cfg: DictConfig
+    weights: loading.Weights
+    data: VAEData
+    module: Training
+    provenance: dict
+    seed: int
+
+    def split(self, name: str) -> Any:
+        """The examples of a split."""
+        return getattr(self.data.splits, name)
+
+    def told(self, split: str, examples: int) -> dict[str, Any]:
+        """What of it is read."""
+        return {"run": str(self.source.resolve()), "checkpoint": self.weights.file.name, "epoch": self.weights.epoch,
+                "step": self.weights.step, "split": split, "examples": examples}  # fmt: skip
+
+    def named(self, run: str) -> str:
+        """The checkpoint in words."""
+        of = f"{self.weights.file.name} of epoch {self.weights.epoch + 1}"
+        return f"{of} (step {self.weights.step}) of {run}"
+
+
+def opened(cfg: DictConfig) -> Opened:
+    """The run that a verb was given, from its directory alone. Raises Refused where that cannot be read."""
     quiet_lightning()
     source = loading.run_directory(cfg.run)
     own = moved(loading.read_config(source, list(cfg.trust)), list(cfg.overrides))
@@ -55,12 +81,19 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     if line := other_data(provenance.get("data"), data):
         log.warning("warning: %s", line)
     seed = module.seed if cfg.seed is None else cfg.seed
-    dataset = getattr(data.splits, cfg.split)
+    return Opened(source, own, weights, data, module, provenance, seed)
+
+
+def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Evaluated:
+    """Measures a run on a split, from its directory alone. Raises Refused where that cannot be read or does not fit."""
+    run_ = opened(cfg)
+    source, own, weights, data, module, provenance, seed = run_
+    dataset = run_.split(cfg.split)
     if not len(dataset):
         raise Refused(f"the {cfg.split} split of this run is empty: type split=validation")
     examples = Examples(dataset, spread(len(dataset), cfg.examples or len(dataset)), module)
     own_split = Examples(data.splits.train, spread(len(cast(Sized, data.splits.train)), TRAINING_EXAMPLES), module)
-    price = price_at(module, place_of(module, weights, data, own))
+    price, device = price_at(module, place_of(module, weights, data, own)), module.device
 
     def readings(of: Examples) -> dict[str, Finding]:
         return read(module.vae, of.distinct().blocks(EVALUATION_BLOCK), detectors_of(own, device), price, seed=seed)[0]
@@ -71,16 +104,13 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     # of a foreign command line nothing is composed, so nothing is prescribed
     facts = facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train")
     verdict = diagnose(found, training, facts)._replace(prescriptions=[])
-    run = Run(directory)
-    cfg = cast(DictConfig, OmegaConf.merge(cfg, {"seed": seed}))
-    record_start(run, cfg, overrides, data)
-    told = {"run": str(source.resolve()), "checkpoint": weights.file.name, "epoch": weights.epoch,
-            "step": weights.step, "split": cfg.split, "examples": len(examples)}  # fmt: skip
+    run, told = Run(directory), run_.told(cfg.split, len(examples))
+    record_start(run, cast(DictConfig, OmegaConf.merge(cfg, {"seed": seed})), overrides, data)
     run.write("provenance.json", run.read("provenance.json") | {"evaluated": told, "trained": provenance})
     content = {**told, **verdict.as_dict(), "figures": {name: figure(each) for name, each in figures.items()}}
     run.write("evaluation.json", content)
-    what = f"{len(examples)} {cfg.split} examples, {weights.file.name} of epoch {weights.epoch + 1}"
-    return Evaluated(verdict, figures, f"{what} (step {weights.step}) of {cfg.run}", directory)
+    what = f"{len(examples)} {cfg.split} examples, {run_.named(cfg.run)}"
+    return Evaluated(verdict, figures, what, directory)
 
 
 def moved(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
