@@ -4,7 +4,7 @@ import hashlib
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -20,11 +20,12 @@ from ..batch import Batch
 from ..refusal import Refused
 from ..tokens import EOS, spoken
 from .base import Splits, VAEData, check_fractions, partition_groups
-from .tokenizers import BPE, KINDS, LARGEST, VOCABULARY, Bytes, Tokenizer
+from .buckets import Lengths
+from .tokenizers import BPE, KINDS, LARGEST, VOCABULARY, Bytes, Tokenizer, loaded
 
 log = logging.getLogger(__name__)
 
-NAMED = 5  # rows that are named, of many
+NAMED = 3  # rows that are named, of many
 SPLITS = ("train", "val", "test")
 SAVED = "tokenizer.json"
 FEWEST = 4 + 256  # ids of a BPE: the special ones and the bytes
@@ -160,6 +161,27 @@ class TextData(VAEData):
         self.setup()
         assert self._tokenizer is not None
         return self._tokenizer
+
+    def keep(self) -> dict[str, str]:
+        return {SAVED: self.tokenizer.saved()}
+
+    def recall(self, read: Callable[[str], str | None]) -> None:
+        """The tokenizer a run was trained with; it is not learned again. Refused where another kind is asked for."""
+        text = read(SAVED)
+        if text is None:
+            return
+        tokenizer = loaded(text)
+        kind = "bytes" if isinstance(tokenizer, Bytes) else "bpe"
+        if kind != self.tokenizer_kind or (kind == "bpe" and tokenizer.vocab_size > self.vocab):
+            raise Refused(
+                f"the run's {SAVED} is {kind} of {tokenizer.vocab_size} tokens, but asked for are dataset.tokenizer="
+                f"{self.tokenizer_kind} dataset.vocab={self.vocab}: type those of the run"
+            )
+        self._tokenizer = tokenizer
+
+    def lengths(self, dataset: Dataset[Batch]) -> Lengths | None:
+        assert isinstance(dataset, TextExamples)
+        return dataset.lengths if self.buckets else None
 
     def text(self, tokens: Int[Tensor, "batch time"]) -> list[str]:
         """Each row up to its EOS as text, padding left out."""
