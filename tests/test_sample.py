@@ -236,7 +236,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others(run):
 
 
 def test_the_split_and_the_checkpoint_are_those_asked_for(run):
-    data = tasks.measuring.rebuilt_data(OmegaConf.load(run / "config.yaml"))  # type: ignore[arg-type]
+    data = tasks.measuring.rebuilt_data(OmegaConf.load(run / "config.yaml"), run)  # type: ignore[arg-type]
     for split in ("train", "validation", "test"):
         found = shards(sampled(run, "mode=posterior", f"split={split}", "checkpoint=last", out=split) / "samples")
         np.testing.assert_array_equal(found["real"], data.examples(split, 16).x.numpy())
