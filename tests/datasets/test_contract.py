@@ -16,6 +16,7 @@ from PIL import Image
 
 from vaecollapse.batch import Batch
 from vaecollapse.datasets.base import VAEData
+from vaecollapse.tokens import EOS, PAD, SPECIALS
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
@@ -67,24 +68,41 @@ def same(left: Batch, right: Batch) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_examples_are_finite_floats_in_the_shape_of_the_facts(name: str, build) -> None:
+def test_examples_are_what_the_facts_say(name: str, build) -> None:
     data = build(name)
     for split in ("train", "validation", "test"):
         batch = data.examples(split, 32)
-        assert batch.x.is_floating_point()
-        assert batch.x.isfinite().all()
-        assert tuple(batch.x.shape[1:]) == data.facts["event_shape"]
+        if "vocab_size" in data.facts:
+            assert_tokens(batch, data.facts)
+        else:
+            assert batch.x.is_floating_point()
+            assert batch.x.isfinite().all()
+            assert tuple(batch.x.shape[1:]) == data.facts["event_shape"]
         assert batch.index.tolist() == list(range(len(batch.x)))
         if batch.mask is not None:
             assert batch.mask.any(1).all()
             assert not batch.x[~batch.mask].any()
 
 
+def assert_tokens(batch: Batch, facts: dict) -> None:
+    """Answers that end with EOS, and prompts of text alone, within the lengths of the facts."""
+    assert batch.x.dtype == torch.int64
+    assert batch.x.max() < facts["vocab_size"]
+    assert batch.x.shape[1] <= facts["event_shape"][0]
+    assert (batch.x[batch.mask] >= EOS).all()
+    assert ((batch.x == EOS).sum(1) == 1).all()
+    assert (batch.context is None) == ("context_shape" not in facts)
+    if batch.context is not None:
+        assert batch.context.shape[1] <= facts["context_shape"][0]
+        assert ((batch.context == PAD) | (batch.context >= SPECIALS)).all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_splits_are_disjoint_and_no_example_comes_twice(name: str, build) -> None:
     greys = {"binarize": "none"} if "binarize" in OmegaConf.load(CONF / "dataset" / f"{name}.yaml") else {}
     splits = build(name, **greys).splits  # of zeros and ones, two pictures may well be alike
-    seen = [split[position].x.numpy().tobytes() for split in splits for position in range(len(split))]
+    every = [split[position] for split in splits for position in range(len(split))]
+    seen = [tuple(None if each is None else each.numpy().tobytes() for each in one[:2]) for one in every]
     assert len(set(seen)) == len(seen)
 
 
