@@ -190,6 +190,7 @@ class SampleSchema(ReadSchema):
     steps: int | None = None
     draws: int | None = None
     temperature: float | None = None
+    tokens: float | None = None
     format: str | None = None
 
     def __post_init__(self) -> None:
@@ -201,11 +202,11 @@ class SampleSchema(ReadSchema):
                 raise Refused(f"{name} has no effect with mode={self.mode}: type mode={' or mode='.join(modes)}")
         if self.steps is not None and self.steps < 2:
             raise Refused(f"steps must be at least 2, from one end to the other, but steps={self.steps}: try steps=7")
-        if self.temperature is not None and not 0 <= self.temperature < math.inf:
-            raise Refused(
-                f"temperature must be a finite number of at least 0, but temperature={self.temperature:g}: try "
-                "temperature=0.7"
-            )
+        for name, example in (("temperature", 0.7), ("tokens", 0.7)):
+            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
+                raise Refused(
+                    f"{name} must be a finite number of at least 0, but {name}={value:g}: try {name}={example:g}"
+                )
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What a latent does when it is decoded: reconstructions, prior samples, traversals, interpolations."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,15 +41,40 @@ def aggregate(vae: VAE, batch: Batch) -> Aggregate:
 
 
 def decode(vae: VAE, z: Float[Tensor, "batch *unit"], like: Batch | None = None) -> Tensor:
-    """The decoder's mean for each z; silent where `like` has padding, on which no loss ever acted."""
-    return shown(vae, z, like.context, like.mask) if like else shown(vae, z)
+    """The decoder's mean for each z; silent where `like` has padding, on which no loss ever acted.
+
+    Raises Refused where there is none: tokens are drawn.
+    """
+    decoded = vae.decode(z) if like is None else vae.decode(z, like.context, like.mask)
+    mean = mean_of(decoded)
+    if mean is None:
+        raise Refused(f"a {type(decoded).__name__} has no mean: draw from it, decode(z, context).sample()")
+    return mean if like is None or like.mask is None else mean * like.mask
 
 
-def shown(
-    vae: VAE, z: Float[Tensor, "batch *unit"], context: Tensor | None = None, mask: Tensor | None = None
-) -> Tensor:
-    mean = vae.decode(z, context, mask).mean
-    return mean if mask is None else mean * mask
+def mean_of(decoded: Distribution) -> Tensor | None:
+    """The mean of what was decoded; None where the values have none, as tokens."""
+    try:
+        return decoded.mean
+    except NotImplementedError:
+        return None
+
+
+class Shown(NamedTuple):
+    """How what is decoded is shown: by its mean; tokens, which have none, by a draw of each at this temperature, of the
+    likeliest at 0."""
+
+    vae: VAE
+    tokens: float = 0.0
+
+    def __call__(
+        self, z: Float[Tensor, "batch *unit"], context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        decoded: Any = self.vae.decode(z, context, mask)
+        mean = mean_of(decoded)
+        if mean is None:
+            return decoded.sample(temperature=self.tokens)
+        return mean if mask is None else mean * mask
 
 
 def reconstructions(vae: VAE, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]:
@@ -142,41 +167,50 @@ def plain(values: Tensor) -> np.ndarray:
     return (values.float() if values.dtype in (torch.bfloat16, torch.half) else values).detach().cpu().numpy()
 
 
-def from_prior(vae: VAE, held: Held, n: int, *, seed: int = 0, temperature: float = 1.0) -> Iterator[Made]:
+def from_prior(
+    vae: VAE, held: Held, n: int, *, seed: int = 0, temperature: float = 1.0, tokens: float = 0.0
+) -> Iterator[Made]:
     """`sample`: decoded draws z = T(temperature·ε) from the prior, each under the next held-out condition."""
+    show = Shown(vae, tokens)
     for start in starts(n, seed):
         context = held.conditions(start)
         prior = vae.prior(context)
         eps = temperature * noise(torch.arange(start, start + WIDTH), tuple(prior.event_shape), seed=seed, epoch=2)[0]
-        yield made(n, start, {"sample": shown(vae, draw(prior, eps), context)}, context)
+        yield made(n, start, {"sample": show(draw(prior, eps), context)}, context)
 
 
 def from_posterior(
-    vae: VAE, held: Held, n: int, *, seed: int = 0, temperature: float = 1.0, draws: int = 3
+    vae: VAE, held: Held, n: int, *, seed: int = 0, temperature: float = 1.0, draws: int = 3, tokens: float = 0.0
 ) -> Iterator[Made]:
     """`real`, a held-out example; `reconstruction` from the posterior's centre; `draw_1` … from draws of it."""
+    show = Shown(vae, tokens)
     for start in starts(n, seed):
         batch = held.block(start)
         posterior = vae.encode(batch.x, batch.context, batch.mask)
         unit = tuple(posterior.event_shape)
         eps = temperature * noise(batch.positions(), unit, draws=draws, seed=seed, epoch=8)
-        columns = {"real": batch.x, "reconstruction": decode(vae, centre(posterior), batch)}
-        columns |= {f"draw_{i + 1}": decode(vae, draw(posterior, e), batch) for i, e in enumerate(eps)}
+        columns = {"real": batch.x, "reconstruction": show(centre(posterior), batch.context, batch.mask)}
+        columns |= {f"draw_{i + 1}": show(draw(posterior, e), batch.context, batch.mask) for i, e in enumerate(eps)}
         yield made(n, start, columns, batch.context)
 
 
-def from_interpolations(vae: VAE, held: Held, n: int, *, seed: int = 0, steps: int = 7) -> Iterator[Made]:
+def from_interpolations(
+    vae: VAE, held: Held, n: int, *, seed: int = 0, steps: int = 7, tokens: float = 0.0
+) -> Iterator[Made]:
     """`first` and `last`, two held-out examples that follow each other, and the steps from one's code to the other's,
     under the first one's condition."""
+    show = Shown(vae, tokens)
     for start in starts(n, seed):
         first, last = held.block(start), held.block(start, ahead=1)
         begin, end = (centre(vae.encode(each.x, each.context, each.mask)) for each in (first, last))
         points = path(begin, end, steps, vae.prior(first.context), vae.prior(last.context))
-        columns = {"first": first.x} | {f"step_{i + 1}": shown(vae, z, first.context) for i, z in enumerate(points)}
+        columns = {"first": first.x} | {f"step_{i + 1}": show(z, first.context) for i, z in enumerate(points)}
         yield made(n, start, columns | {"last": last.x}, first.context)
 
 
-def from_traversals(vae: VAE, held: Held, n: int, *, seed: int = 0, steps: int = 7) -> Iterator[Made]:
+def from_traversals(
+    vae: VAE, held: Held, n: int, *, seed: int = 0, steps: int = 7, tokens: float = 0.0
+) -> Iterator[Made]:
     """Walks of `steps` through the aggregate posterior's mean, each along a direction, the most informative first, all
     under the first held-out condition."""
     found = aggregate(vae, held.take(range(0, held.count, -(-held.count // AGGREGATE))))
@@ -184,10 +218,11 @@ def from_traversals(vae: VAE, held: Held, n: int, *, seed: int = 0, steps: int =
     context = None if context is None else context[:1].expand_as(context)
     prior, dtype = vae.prior(context), next(vae.parameters()).dtype
     ways = walks(found, n, steps).to(dtype).unflatten(2, tuple(prior.event_shape))
+    show = Shown(vae, tokens)
     for start in starts(n, seed):
         rows = (torch.arange(start, start + WIDTH) % n).to(ways.device)
         points = [from_units(prior, ways[rows, i]) for i in range(steps)]
-        yield made(n, start, {f"step_{i + 1}": shown(vae, z, context) for i, z in enumerate(points)}, context)
+        yield made(n, start, {f"step_{i + 1}": show(z, context) for i, z in enumerate(points)}, context)
 
 
 MODES = {

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from ..advice import in_words
 from ..detectors.active_units import ActiveUnits
 from ..detectors.aggregate_posterior import AggregatePosterior
+from ..detectors.answers import Answers
 from ..detectors.base import Detector, Finding, undefined
 from ..detectors.decoder_reliance import DecoderReliance
 from ..detectors.decoder_variance import DecoderVariance
@@ -20,6 +21,7 @@ from ..detectors.epsilon_delta import EpsilonDelta
 from ..detectors.floor_saturation import FloorSaturation
 from ..detectors.flow_faithfulness import FlowFaithfulness
 from ..detectors.information_rank import InformationRank
+from ..detectors.latent_tokens import LatentTokens
 from ..detectors.mutual_information import MutualInformation
 from ..detectors.posterior_variance import PosteriorVariance
 from ..detectors.price_of_a_nat import PriceOfANat
@@ -68,6 +70,11 @@ SHOWN = {
     "decoder_scale": "latent/decoder_scale",
     "diversity_prior": "latent/diversity_prior",
     "diversity_posterior": "latent/diversity_posterior",
+    "null_unigram": "null/unigram",
+    "exact_match": "exact_match",
+    "delta_shuffled": "latent/delta_shuffled",
+    "token_cosine": "latent/token_cosine",
+    "token_std": "latent/token_std",
 }
 
 
@@ -88,6 +95,8 @@ def all_detectors() -> dict[str, Detector]:
         "decoder_variance": DecoderVariance(),
         "temperature": Temperature(),
         "prior_samples": PriorSamples(),
+        "answers": Answers(),
+        "latent_tokens": LatentTokens(),
     }
 
 

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from torch.utils.data import Dataset
 from ..batch import Batch
 from ..refusal import Refused
 from ..tokens import EOS, spoken
+from ..writers.base import Writer
+from ..writers.text import TextWriter
 from .base import Splits, VAEData, check_fractions, partition_groups
 from .buckets import Lengths
 from .tokenizers import BPE, KINDS, LARGEST, VOCABULARY, Bytes, Tokenizer, loaded
@@ -190,6 +193,10 @@ class TextData(VAEData):
     def prompt_text(self, context: Int[Tensor, "batch prompt_time"]) -> list[str]:
         """Each prompt as text."""
         return self.text(context)
+
+    def writer(self, folder: Path, form: str | None = None) -> Writer:
+        """Text with its prompt."""
+        return TextWriter(folder, form, text=self.text, prompt_text=self.prompt_text)
 
     def make_splits(self) -> Splits:
         rows = self._answered(self.rows())

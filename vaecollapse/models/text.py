@@ -97,7 +97,9 @@ class TextVAE(VAE):
         answer = x if mask is None else x.masked_fill(~mask, PAD)
         prompted = self.prompts and self.posterior_input != "answer"
         head = start(x, self.prompt_of(context) if prompted else None)
-        return self.gaussians(self.posterior_heads, self.reader, [*head, *[answer] * (self.posterior_input != "prompt")])
+        return self.gaussians(
+            self.posterior_heads, self.reader, [*head, *[answer] * (self.posterior_input != "prompt")]
+        )
 
     def prior(self, context: Int[Tensor, "batch prompt"] | None = None) -> Distribution:
         own = self.prior_head(None)
@@ -183,7 +185,11 @@ class TextVAE(VAE):
         """Their sum is the whole model's."""
         learned = [("prior reader", self.prior_reader), ("prior heads", self.prior_heads)]
         return [
-            Part.of("reader", self.reader, f"sees {'prompt and answer' if self.posterior_input == 'both' else self.posterior_input}"),
+            Part.of(
+                "reader",
+                self.reader,
+                f"sees {'prompt and answer' if self.posterior_input == 'both' else self.posterior_input}",
+            ),
             Part.of("posterior", self.posterior_heads),
             Part.of("prior", self.prior_head),
             *(Part.of(name, part, "sees the prompt") for name, part in learned if part is not None),
@@ -205,6 +211,7 @@ def joined(*parts: Int[Tensor, "batch _"]) -> tuple[Int[Tensor, "batch time"], B
 
 def start(like: Tensor, prompt: Tensor | None) -> list[Tensor]:
     """What stands before an answer: BOS, and the prompt between it and SEP where there is one."""
+
     def mark(kind: int) -> Tensor:
         return torch.full((len(like), 1), kind, dtype=torch.long, device=like.device)
 
@@ -220,7 +227,9 @@ def check_words(**options: str) -> None:
     """Refused for a word that the option does not know."""
     for name, word in options.items():
         if word not in SEEN_BY[name]:
-            raise Refused(f"model.{name}={word} is none of {', '.join(SEEN_BY[name])}: type model.{name}={SEEN_BY[name][0]}")
+            raise Refused(
+                f"model.{name}={word} is none of {', '.join(SEEN_BY[name])}: type model.{name}={SEEN_BY[name][0]}"
+            )
 
 
 def check_share(name: str, share: float, *, most: float) -> None:

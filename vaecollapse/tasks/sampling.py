@@ -37,9 +37,11 @@ def sample(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Sample
     or does not hold what is asked for."""
     run_ = opened(cfg)
     held, vae = held_of(run_, cfg.split), run_.module.vae
+    if cfg.tokens is not None and "vocab_size" not in run_.data.facts:
+        raise Refused(f"tokens={cfg.tokens:g} has no effect: what this run decodes to are no tokens, so leave it out")
     with quiet(vae, run_.seed):
         n = count_of(cfg.n, cfg.mode, made("the samples", lambda: most(vae, held, cfg.mode)))
-        asked = {key: cfg[key] for key in ("steps", "draws", "temperature") if cfg[key] is not None}
+        asked = {key: cfg[key] for key in ("steps", "draws", "temperature", "tokens") if cfg[key] is not None}
         blocks = begun(lambda: MODES[cfg.mode](vae, held, n, seed=run_.seed, **asked))
         folder = directory / "samples"
         writer = made("the samples", lambda: run_.data.writer(folder, cfg.format), Writer)
@@ -58,7 +60,8 @@ def held_of(run: Opened, split: str) -> Held:
     def take(positions: Sequence[int]) -> Batch:
         return collate([dataset[position] for position in positions]).like(run.module)
 
-    return Held(len(dataset), take, run.data.splits.train[0].context is not None)
+    example = collate([run.data.splits.train[0]])
+    return Held(len(dataset), take, run.module.vae.condition(example) is not None)
 
 
 def count_of(asked: int | None, mode: str, limit: int | None) -> int:
