@@ -112,6 +112,17 @@ def test_given_splits_are_kept_and_validation_is_held_out_where_there_is_none(
     assert "2 questions are in more than one of the given splits (such as q2)" in caplog.text
 
 
+def test_a_group_in_two_given_splits_and_empty_prompts_are_said_with_their_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"question": f"q{n}" if n > 2 else " ", "answer": str(n), "topic": str(n // 8), "part": "train"}
+            for n in range(24)]  # fmt: skip
+    rows[-1]["part"] = "test"
+    qa(write(tmp_path / "t.csv", rows), group="topic", split="part").setup()
+    assert "1 groups are in more than one of the given splits (such as 2)" in caplog.text
+    assert "3 of 24 prompts are empty" in caplog.text
+
+
 def test_answers_alone_and_lines_have_no_prompt(tmp_path: Path) -> None:
     file = table(tmp_path, "\ufeffone\r\n\r\n \ntwo\u2028 and a half\n" + "three\n" * 3 + "four\nfive")
     data = TextLinesData(path=str(file), tokenizer="bytes", val_fraction=0.3, test_fraction=0.2)
@@ -184,6 +195,13 @@ def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path, path: str, wor
             data.setup()
     with pytest.raises(Refused, match=r"no train\.jsonl and no test\.jsonl"):
         GSM8KData(root=str(tmp_path)).setup()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_missing_column_names_those_there_are_in_every_format(tmp_path: Path, suffix: str) -> None:
+    file = write(tmp_path / f"t.{suffix}", ROWS)
+    with pytest.raises(Refused, match=r"dataset\.answer=reply is no column of .*, which has question, answer, n: type"):
+        qa(file, prompt=None, answer="reply").setup()
 
 
 def test_parquet_without_its_library_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,19 +12,26 @@ Order = Int[np.ndarray, " chosen"]
 
 
 def tiled(lengths: Lengths, order: Order, size: int) -> Order:
-    """`order` rearranged so that each `size` in a row are of like lengths: sorted by the first, cut into about as many
-    slabs as each then holds batches, each slab sorted by the second (Leutenegger et al. 1997); ties as in `order`.
+    """`order` rearranged so that each `size` in a row are of like lengths: sorted by the first, cut into slabs, each
+    slab sorted by the second (Leutenegger et al. 1997); ties as in `order`. Of n batches, s slabs leave a batch about
+    σ₁/s and σ₂ s/n of the spreads σ of the lengths, which is least for s = √(n σ₁/σ₂).
 
     >>> lengths = np.array([[9, 1], [2, 7], [9, 8], [2, 1], [9, 1], [2, 7], [9, 8], [2, 1]])
     >>> tiled(lengths, np.arange(8), 2)
     array([3, 7, 1, 5, 0, 4, 2, 6])
     """
     batches = ceil(len(order) / size)
-    slabs = ceil(sqrt(batches)) if lengths.shape[1] > 1 else 1
-    width = max(1, ceil(batches / slabs)) * size if batches else size
+    width = max(1, ceil(batches / _slabs(lengths[order], batches))) * size
     first = order[np.argsort(lengths[order, 0], kind="stable")]
     cuts = (first[start : start + width] for start in range(0, len(first), width))
     return np.concatenate([cut[np.argsort(lengths[cut, -1], kind="stable")] for cut in cuts] or [order])
+
+
+def _slabs(lengths: Lengths, batches: int) -> int:
+    if lengths.shape[1] == 1 or not batches:
+        return 1
+    first, second = lengths.std(0)
+    return min(batches, max(1, round(sqrt(batches * first / second)))) if second else batches
 
 
 def bucketed(lengths: Lengths, order: Order, *, size: int, world: int, rng: np.random.Generator) -> Order:

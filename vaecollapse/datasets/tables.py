@@ -6,7 +6,7 @@ import glob
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,16 +88,16 @@ def read_table(path: Path, columns: Mapping[str, str], *, encoding: str) -> list
             f"{path} has the suffix {path.suffix or 'of none'}: give files of {', '.join(READERS)}, or plain text with "
             "dataset=text_lines"
         )
-    names, rows = reader(path, encoding)
-    if not rows:
-        raise Refused(f"{path} has no rows{' below its header' if names else ''}: give a file that has")
+    names, rows = reader(path, encoding, set(columns.values()))
     for key, name in columns.items():
-        if names.count(name) != 1:
+        if names and names.count(name) != 1:
             said = "no column" if name not in names else "more than one column"
             raise Refused(
                 f"dataset.{key}={name} is {said} of {path}, which has {', '.join(names)}: type dataset.{key}= one of "
                 "them"
             )
+    if not rows:
+        raise Refused(f"{path} has no rows{' below its header' if names else ''}: give a file that has")
     places = [(f"{path}:{number}", row) for number, row in rows]
     return [(place, [_cell(row.get(name), name, place) for name in columns.values()]) for place, row in places]
 
@@ -119,7 +119,7 @@ def _cell(value: Any, name: str, place: str) -> str:
     return text
 
 
-def _csv(path: Path, encoding: str, delimiters: str = DELIMITERS) -> Table:
+def _csv(path: Path, encoding: str, wanted: Collection[str], delimiters: str = DELIMITERS) -> Table:
     text = content_of(path, encoding)
     first = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(delimiters, key=first.count), strict=True)
@@ -134,18 +134,18 @@ def _csv(path: Path, encoding: str, delimiters: str = DELIMITERS) -> Table:
                     "that hold the separator"
                 )
             elif cells:
-                rows.append((began, dict(zip(head, cells, strict=True))))
+                rows.append((began, {name: cell for name, cell in zip(head, cells, strict=True) if name in wanted}))
             began = reader.line_num + 1
     except csv.Error as error:
         raise Refused(f"{path} cannot be read as a table from line {began} on ({error}): close its quotes") from error
     return Table(head, rows)
 
 
-def _tsv(path: Path, encoding: str) -> Table:
-    return _csv(path, encoding, "\t")
+def _tsv(path: Path, encoding: str, wanted: Collection[str]) -> Table:
+    return _csv(path, encoding, wanted, "\t")
 
 
-def _jsonl(path: Path, encoding: str) -> Table:
+def _jsonl(path: Path, encoding: str, wanted: Collection[str]) -> Table:
     rows, names = [], {}
     for number, line in lines_of(path, encoding):
         try:
@@ -156,12 +156,12 @@ def _jsonl(path: Path, encoding: str) -> Table:
             raise Refused(
                 f"{path} has a {type(row).__name__} in line {number}, not an object of columns: mend the line"
             )
-        rows.append((number, row))
+        rows.append((number, {name: cell for name, cell in row.items() if name in wanted}))
         names |= dict.fromkeys(row)
     return Table(list(names), rows)
 
 
-def _parquet(path: Path, encoding: str) -> Table:
+def _parquet(path: Path, encoding: str, wanted: Collection[str]) -> Table:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -170,8 +170,9 @@ def _parquet(path: Path, encoding: str) -> Table:
             "the table as CSV"
         ) from error
     try:
-        table = parquet.read_table(path)
-        return Table(table.column_names, list(enumerate(table.to_pylist(), 1)))
+        names = parquet.read_schema(path).names
+        table = parquet.read_table(path, columns=[name for name in names if name in wanted])
+        return Table(names, list(enumerate(table.to_pylist(), 1)))
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         said = str(error).splitlines()[0]
         raise Refused(f"{path} cannot be read as Parquet ({said}): write it again") from error

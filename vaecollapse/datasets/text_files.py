@@ -1,5 +1,6 @@
 """Questions and answers from tables, lines of plain text, and the grade-school problems of GSM8K."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from ..refusal import Refused
 from .tables import check_encoding, files_of, lines_of, read_table
 from .text import SPLITS, Row, TextData
+
+log = logging.getLogger(__name__)
 
 Paths = str | Path | Sequence[str]
 NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -114,13 +117,15 @@ class QAData(FileData):
                 f"dataset.prompt={self.columns['prompt']} is empty in all {len(rows)} rows: name another column, or "
                 "type dataset.prompt=null"
             )
+        if blank := sum(row.prompt is not None and not row.prompt.strip() for row in rows):
+            log.warning("%d of %d prompts are empty; they count as one question", blank, len(rows))
         return rows
 
     def _of(self, file: Path) -> list[Row]:
         rows = []
         for place, cells in read_table(file, self.columns, encoding=self.encoding):
             row = dict(zip(self.columns, cells, strict=True))
-            groups = (_question(row.get("prompt", row["answer"])), *([f"\0{row['group']}"] if row.get("group") else []))
+            groups = (_question(row.get("prompt", row["answer"])), *([row["group"]] if row.get("group") else []))
             split = _split(row["split"], place) if "split" in row else ""
             rows.append(Row(row["answer"], row.get("prompt"), place, groups, split))
         return rows
