@@ -5,11 +5,13 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Distribution
 
 from .batch import Batch
 from .detectors.information_rank import information_directions
 from .distributions.flows import FlowDistribution
 from .elbo import draw, moments, noise
+from .refusal import Refused
 from .vae import VAE
 
 
@@ -31,11 +33,23 @@ def aggregate(vae: VAE, batch: Batch) -> Aggregate:
 
 
 def decode(vae: VAE, z: Float[Tensor, "batch *unit"], like: Batch | None = None) -> Tensor:
-    """The decoder's mean for each z; silent where `like` has padding, on which no loss ever acted."""
-    if like is None:
-        return vae.decode(z).mean
-    mean = vae.decode(z, like.context, like.mask).mean
-    return mean if like.mask is None else mean * like.mask
+    """The decoder's mean for each z; silent where `like` has padding, on which no loss ever acted.
+
+    Raises Refused where there is none: tokens are drawn.
+    """
+    decoded = vae.decode(z) if like is None else vae.decode(z, like.context, like.mask)
+    mean = mean_of(decoded)
+    if mean is None:
+        raise Refused(f"a {type(decoded).__name__} has no mean: draw from it, decode(z, context).sample()")
+    return mean if like is None or like.mask is None else mean * like.mask
+
+
+def mean_of(decoded: Distribution) -> Tensor | None:
+    """The mean of what was decoded; None where the values have none, as tokens."""
+    try:
+        return decoded.mean
+    except NotImplementedError:
+        return None
 
 
 def reconstructions(vae: VAE, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]:

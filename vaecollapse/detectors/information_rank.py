@@ -212,8 +212,13 @@ class InformationRank(Detector):
             ),
             Finding("information_rank_nats", float((nats * (values > self.eigenvalue)).sum(1).max()), None, n),
             Finding("information_in_means", self.positions() * float(nats.sum()), None, n),
-            Finding("directions_at_most", float(self.ranks(values).sum()) * self.positions(), None, n,
-                    "measured" if enough else "undecided"),
+            Finding(
+                "directions_at_most",
+                float(self.ranks(values).sum()) * self.positions(),
+                None,
+                n,
+                "measured" if enough else "undecided",
+            ),
             Finding("information_eigenvalue_max", float(values.max()), None, n, threshold=self.eigenvalue),
             *([self.beyond_condition()] if self.conditional > 0 else []),
         ]

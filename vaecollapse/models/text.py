@@ -1,4 +1,4 @@
-"""What the text models share: which tokens encoder, prior and decoder see, and p(answer|z, prompt) as a distribution."""
+"""What the text models share: which tokens encoder, prior and decoder see, and p(answer|z, prompt)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -34,10 +34,10 @@ class TextVAE(VAE):
     nets of (ids, valid) to (batch, rows, features), and a `decoder`; its latent is (rows, latent_dim), or with
     `rows` None a vector.
 
-    `posterior_input`: q(z|·) sees the prompt, the answer or both. `prompt` alone is a bottleneck and no autoencoder: z
-    never sees what is scored. `prior_input`: with prompt p(z|c) is a Gaussian of its own reading of the prompt, the base
-    of the prior's flow where there is one. `context`: what the decoder sees beside the tokens before each. Where the
-    data have no prompts there is none to see.
+    `posterior_input`: q(z|·) sees the prompt, the answer or both. `prompt` alone is a bottleneck and no autoencoder:
+    z never sees what is scored. `prior_input`: with prompt p(z|c) is a Gaussian of its own reading of the prompt, the
+    base of the prior's flow where there is one. `context`: what the decoder sees beside the tokens before each. Where
+    the data have no prompts there is none to see.
 
     While training a share `word_dropout` of the tokens before is hidden from the decoder (Bowman 2016).
     """
@@ -97,7 +97,9 @@ class TextVAE(VAE):
         answer = x if mask is None else x.masked_fill(~mask, PAD)
         prompted = self.prompts and self.posterior_input != "answer"
         head = start(x, self.prompt_of(context) if prompted else None)
-        return self.gaussians(self.posterior_heads, self.reader, [*head, *[answer] * (self.posterior_input != "prompt")])
+        return self.gaussians(
+            self.posterior_heads, self.reader, [*head, *[answer] * (self.posterior_input != "prompt")]
+        )
 
     def prior(self, context: Int[Tensor, "batch prompt"] | None = None) -> Distribution:
         own = self.prior_head(None)
@@ -183,7 +185,11 @@ class TextVAE(VAE):
         """Their sum is the whole model's."""
         learned = [("prior reader", self.prior_reader), ("prior heads", self.prior_heads)]
         return [
-            Part.of("reader", self.reader, f"sees {'prompt and answer' if self.posterior_input == 'both' else self.posterior_input}"),
+            Part.of(
+                "reader",
+                self.reader,
+                f"sees {'prompt and answer' if self.posterior_input == 'both' else self.posterior_input}",
+            ),
             Part.of("posterior", self.posterior_heads),
             Part.of("prior", self.prior_head),
             *(Part.of(name, part, "sees the prompt") for name, part in learned if part is not None),
@@ -205,6 +211,7 @@ def joined(*parts: Int[Tensor, "batch _"]) -> tuple[Int[Tensor, "batch time"], B
 
 def start(like: Tensor, prompt: Tensor | None) -> list[Tensor]:
     """What stands before an answer: BOS, and the prompt between it and SEP where there is one."""
+
     def mark(kind: int) -> Tensor:
         return torch.full((len(like), 1), kind, dtype=torch.long, device=like.device)
 
@@ -220,7 +227,9 @@ def check_words(**options: str) -> None:
     """Refused for a word that the option does not know."""
     for name, word in options.items():
         if word not in SEEN_BY[name]:
-            raise Refused(f"model.{name}={word} is none of {', '.join(SEEN_BY[name])}: type model.{name}={SEEN_BY[name][0]}")
+            raise Refused(
+                f"model.{name}={word} is none of {', '.join(SEEN_BY[name])}: type model.{name}={SEEN_BY[name][0]}"
+            )
 
 
 def check_share(name: str, share: float, *, most: float) -> None:
@@ -239,11 +248,11 @@ def refuse_inputs(posterior_input: str, prior_input: str, context: str, *, promp
         return
     if context == "prompt_and_latents":
         raise Refused(
-            "model.posterior_input=prompt with model.context=prompt_and_latents: all that z is made of the decoder sees "
-            "too, so that z can carry nothing: type model.context=latents_only, or model.posterior_input=both"
+            "model.posterior_input=prompt with model.context=prompt_and_latents: the decoder sees all that z is made "
+            "of, so that z can carry nothing: type model.context=latents_only, or model.posterior_input=both"
         )
     if prior_input == "prompt":
         raise Refused(
-            "model.posterior_input=prompt with model.prior_input=prompt: the prior sees all that the posterior sees, so "
-            "that z costs nothing whatever it carries: type model.prior_input=nothing, or model.posterior_input=both"
+            "model.posterior_input=prompt with model.prior_input=prompt: the prior sees all that the posterior sees, "
+            "so that z costs nothing whatever it carries: type model.prior_input=nothing, or model.posterior_input=both"
         )

@@ -46,4 +46,6 @@ class RecurrentVAE(TextVAE):
         )
         self.reader = RecurrentReader(kinds=self.kinds, width=width)
         self.prior_reader = RecurrentReader(kinds=self.kinds, width=width) if prior_input == "prompt" else None
-        self.decoder = RecurrentDecoder(kinds=self.kinds, written=written_kinds(vocab_size), width=width, told=latent_dim)
+        self.decoder = RecurrentDecoder(
+            kinds=self.kinds, written=written_kinds(vocab_size), width=width, told=latent_dim
+        )

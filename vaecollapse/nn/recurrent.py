@@ -21,7 +21,9 @@ class RecurrentReader(nn.Module):
         self.embedding = nn.Embedding(kinds, width)
         self.lstm = nn.LSTM(width, width, batch_first=True)
 
-    def forward(self, ids: Int[Tensor, "batch time"], valid: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch 1 width"]:
+    def forward(
+        self, ids: Int[Tensor, "batch time"], valid: Bool[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch 1 width"]:
         h, _ = self.lstm(self.embedding(ids))
         return chosen(h, valid.sum(1, keepdim=True) - 1)
 
@@ -36,7 +38,9 @@ class RecurrentDecoder(nn.Module):
         self.lstm = nn.LSTM(width + told, width, batch_first=True)
         self.last = nn.Linear(width, written)
 
-    def fed(self, ids: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch time inputs"]:
+    def fed(
+        self, ids: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, "batch time inputs"]:
         return torch.cat([self.embedding(ids), z[:, None].expand(-1, ids.shape[1], -1)], -1)
 
     def first(self, z: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor]:

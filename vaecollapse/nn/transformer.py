@@ -43,7 +43,9 @@ class Attention(nn.Module):
         keys, values = self.pair(source).chunk(2, -1)
         return self.split(keys), self.split(values)
 
-    def forward(self, x: Rows, pair: Pair, mask: Bool[Tensor, "batch 1 _ seen"] | None = None, causal: bool = False) -> Rows:
+    def forward(
+        self, x: Rows, pair: Pair, mask: Bool[Tensor, "batch 1 _ seen"] | None = None, causal: bool = False
+    ) -> Rows:
         seen = F.scaled_dot_product_attention(self.split(self.query(x)), *pair, attn_mask=mask, is_causal=causal)
         return self.out(seen.transpose(1, 2).flatten(2))
 
@@ -57,7 +59,9 @@ class Block(nn.Module):
         self.own_norm = nn.LayerNorm(width) if own else None
         self.told = Attention(width=width, heads=heads) if told else None
         self.told_norm = nn.LayerNorm(width) if told else None
-        self.net = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.net = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(
         self,
@@ -94,7 +98,9 @@ class SequenceReader(nn.Module):
         self.readers = nn.ModuleList(Block(width=width, heads=heads, own=False, told=True) for _ in range(2))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, ids: Int[Tensor, "batch time"], valid: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch tokens width"]:
+    def forward(
+        self, ids: Int[Tensor, "batch time"], valid: Bool[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch tokens width"]:
         h = self.embedding(ids)
         h = h + waves(torch.arange(ids.shape[1], device=ids.device), h.shape[-1]).to(h)
         mask = valid[:, None, None]
@@ -122,7 +128,16 @@ class CausalDecoder(nn.Module):
     """
 
     def __init__(
-        self, *, kinds: int, written: int, width: int, heads: int, layers: int, told: int, tokens: int, conditioning: str
+        self,
+        *,
+        kinds: int,
+        written: int,
+        width: int,
+        heads: int,
+        layers: int,
+        told: int,
+        tokens: int,
+        conditioning: str,
     ) -> None:
         super().__init__()
         self.crosses, self.prefixes = conditioning != "prefix", conditioning != "cross_attention"
