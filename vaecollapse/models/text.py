@@ -69,7 +69,8 @@ class TextVAE(VAE):
                 "a text model takes tokens, but these data have none: type dataset=arithmetic, dataset=qa_csv, "
                 "dataset=text_lines or dataset=gsm8k"
             )
-        for name, size in {"latent_dim": latent_dim, "model.tokens": rows or 1, "capacity": features}.items():
+        tokens = 1 if rows is None else rows
+        for name, size in {"latent_dim": latent_dim, "model.tokens": tokens, "capacity": features}.items():
             if size < 1:
                 raise Refused(f"a text model needs {name} of at least 1, but got {size}: type {name}=6")
         check_words(posterior_input=posterior_input, prior_input=prior_input, context=context)
@@ -78,10 +79,10 @@ class TextVAE(VAE):
         self.kinds, self.longest, self.prompts = vocab_size + 1, event_shape[0], context_shape is not None
         self.posterior_input, self.prior_input, self.context = posterior_input, prior_input, context
         self.rows, self.word_dropout, self.hidden = rows, word_dropout, False
-        self.posterior_heads = nn.ModuleList(posterior(features=features, units=latent_dim) for _ in range(rows or 1))
-        self.prior_head = prior(units=(rows or 1) * latent_dim)
+        self.posterior_heads = nn.ModuleList(posterior(features=features, units=latent_dim) for _ in range(tokens))
+        self.prior_head = prior(units=tokens * latent_dim)
         self.prior_heads = (
-            nn.ModuleList(NormalPosterior(features=features, units=latent_dim) for _ in range(rows or 1))
+            nn.ModuleList(NormalPosterior(features=features, units=latent_dim) for _ in range(tokens))
             if prior_input == "prompt"
             else None
         )
