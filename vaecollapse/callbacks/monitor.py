@@ -335,6 +335,7 @@ class CollapseMonitor(Callback):
             knobs=self.knobs,
             held_out="held_out" in self.probes,
             ours=own is not None,
+            bottleneck=own is not None and own.vae.bottleneck,
             floor=value(held_out, "floor", 0.0),
             held=self.held,
             bars=self.bars,

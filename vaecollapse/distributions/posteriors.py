@@ -85,8 +85,9 @@ def scale_of(
 class NormalPosterior(nn.Module):
     """q(z|x) = N(μ(h), σ(h)²), factorised, computed in float32 or better whatever the autocast.
 
-    `log_variance`: ℓ = ln σ² softly bounded to (`log_variance_floor`, 8). `scale`: σ = floor + softplus(·), 1 at start. Neither causes
-    posterior collapse; the floor of `scale` can hide a variance collapse, so its share is read out.
+    `log_variance`: ℓ = ln σ² softly bounded to (`log_variance_floor`, 8). `scale`: σ = floor + softplus(·), 1 at
+    start. Neither causes posterior collapse; the floor of `scale` can hide a variance collapse, so its share is read
+    out.
     """
 
     def __init__(

@@ -20,7 +20,8 @@ def pick(logits: Float[Tensor, "batch kinds"], temperature: float, top_p: float)
     """A draw from softmax(logits/temperature), the likeliest at temperature 0; with `top_p` among the fewest kinds that
     together have that probability (Holtzman 2020).
 
-    >>> pick(torch.tensor([[0.0, 2.0, 1.9]]), 0.0, 1.0).tolist(), pick(torch.tensor([[0.0, 2.0, 1.0]]), 1.0, 0.5).tolist()
+    >>> logits = torch.tensor([[0.0, 2.0, 1.0]])
+    >>> pick(logits, 0.0, 1.0).tolist(), pick(logits, 1.0, 0.5).tolist()
     ([1], [1])
     """
     if temperature == 0:
@@ -35,12 +36,12 @@ def pick(logits: Float[Tensor, "batch kinds"], temperature: float, top_p: float)
 class TokenSequence(Distribution):
     """ln p(x|z, c) = Σ_t ln p(x_t | x_<t, z, c) over an answer and its EOS, in nats; padding carries none.
 
-    `given(x)` are the logits of all places at once, by a net that is shown x (teacher forcing), of ids from EOS up: PAD,
-    BOS and SEP are never written, so that p sums to one over the sequences that end. `begin()` are those of the first
-    place, and a function from the tokens that were drawn there to those of the next: a net that keeps what it has seen.
+    `given(x)` are the logits of all places at once, by a net that is shown x (teacher forcing), of ids from EOS up:
+    PAD, BOS and SEP are never written, so that p sums to one over the sequences that end. `begin()` are those of the
+    first place, and a function from the tokens drawn there to those of the next: a net that keeps what it has seen.
     `mask` says which tokens of x count (None: all but PAD); drawing stops after `longest` tokens, EOS or not.
 
-    `log_prob` costs one pass of the net, a `sample` one of a single token for each of its length. Tokens have no `mean`.
+    `log_prob` costs one pass of the net, a `sample` one of a single token for each of its length. Tokens have no mean.
     """
 
     arg_constraints: ClassVar = {}  # pyright: ignore[reportAssignmentType]

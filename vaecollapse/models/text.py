@@ -1,4 +1,4 @@
-"""What the text models share: which tokens encoder, prior and decoder see, and p(answer|z, prompt) as a distribution."""
+"""What the text models share: which tokens encoder, prior and decoder see, and p(answer|z, prompt)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -34,10 +34,10 @@ class TextVAE(VAE):
     nets of (ids, valid) to (batch, rows, features), and a `decoder`; its latent is (rows, latent_dim), or with
     `rows` None a vector.
 
-    `posterior_input`: q(z|·) sees the prompt, the answer or both. `prompt` alone is a bottleneck and no autoencoder: z
-    never sees what is scored. `prior_input`: with prompt p(z|c) is a Gaussian of its own reading of the prompt, the base
-    of the prior's flow where there is one. `context`: what the decoder sees beside the tokens before each. Where the
-    data have no prompts there is none to see.
+    `posterior_input`: q(z|·) sees the prompt, the answer or both. `prompt` alone is a bottleneck and no autoencoder:
+    z never sees what is scored. `prior_input`: with prompt p(z|c) is a Gaussian of its own reading of the prompt, the
+    base of the prior's flow where there is one. `context`: what the decoder sees beside the tokens before each. Where
+    the data have no prompts there is none to see.
 
     While training a share `word_dropout` of the tokens before is hidden from the decoder (Bowman 2016).
     """
@@ -69,7 +69,8 @@ class TextVAE(VAE):
                 "a text model takes tokens, but these data have none: type dataset=arithmetic, dataset=qa_csv, "
                 "dataset=text_lines or dataset=gsm8k"
             )
-        for name, size in {"latent_dim": latent_dim, "model.tokens": rows or 1, "capacity": features}.items():
+        tokens = 1 if rows is None else rows
+        for name, size in {"latent_dim": latent_dim, "model.tokens": tokens, "capacity": features}.items():
             if size < 1:
                 raise Refused(f"a text model needs {name} of at least 1, but got {size}: type {name}=6")
         check_words(posterior_input=posterior_input, prior_input=prior_input, context=context)
@@ -78,10 +79,10 @@ class TextVAE(VAE):
         self.kinds, self.longest, self.prompts = vocab_size + 1, event_shape[0], context_shape is not None
         self.posterior_input, self.prior_input, self.context = posterior_input, prior_input, context
         self.rows, self.word_dropout, self.hidden = rows, word_dropout, False
-        self.posterior_heads = nn.ModuleList(posterior(features=features, units=latent_dim) for _ in range(rows or 1))
-        self.prior_head = prior(units=(rows or 1) * latent_dim)
+        self.posterior_heads = nn.ModuleList(posterior(features=features, units=latent_dim) for _ in range(tokens))
+        self.prior_head = prior(units=tokens * latent_dim)
         self.prior_heads = (
-            nn.ModuleList(NormalPosterior(features=features, units=latent_dim) for _ in range(rows or 1))
+            nn.ModuleList(NormalPosterior(features=features, units=latent_dim) for _ in range(tokens))
             if prior_input == "prompt"
             else None
         )
@@ -248,11 +249,11 @@ def refuse_inputs(posterior_input: str, prior_input: str, context: str, *, promp
         return
     if context == "prompt_and_latents":
         raise Refused(
-            "model.posterior_input=prompt with model.context=prompt_and_latents: all that z is made of the decoder sees "
-            "too, so that z can carry nothing: type model.context=latents_only, or model.posterior_input=both"
+            "model.posterior_input=prompt with model.context=prompt_and_latents: the decoder sees all that z is made "
+            "of, so that z can carry nothing: type model.context=latents_only, or model.posterior_input=both"
         )
     if prior_input == "prompt":
         raise Refused(
-            "model.posterior_input=prompt with model.prior_input=prompt: the prior sees all that the posterior sees, so "
-            "that z costs nothing whatever it carries: type model.prior_input=nothing, or model.posterior_input=both"
+            "model.posterior_input=prompt with model.prior_input=prompt: the prior sees all that the posterior sees, "
+            "so that z costs nothing whatever it carries: type model.prior_input=nothing, or model.posterior_input=both"
         )

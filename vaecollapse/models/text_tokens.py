@@ -60,8 +60,8 @@ class TokenVAE(TextVAE):
         check_share("latent_token_dropout", latent_token_dropout, most=0.9)
         if layers < 1 or heads < 1 or width % heads:
             raise Refused(
-                f"a transformer has at least one layer, and heads that divide its width 8 × capacity = {width}, but got "
-                f"model.layers={layers} model.heads={heads}: try model.layers=3 model.heads=4"
+                f"a transformer has at least one layer, and heads that divide its width 8 × capacity = {width}, but "
+                f"got model.layers={layers} model.heads={heads}: try model.layers=3 model.heads=4"
             )
         self.latent_token_dropout = latent_token_dropout
         sizes = {"kinds": self.kinds, "width": width, "heads": heads, "layers": layers, "tokens": tokens}

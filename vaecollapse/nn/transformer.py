@@ -159,7 +159,9 @@ class CausalDecoder(nn.Module):
         h = self.embedding(ids)
         return h + waves(place, h.shape[-1]).to(h)
 
-    def run(self, ids: Int[Tensor, "batch time"], memory: Rows) -> tuple[Rows, list[Pair]]:
+    def run(
+        self, ids: Int[Tensor, "batch time"], memory: Float[Tensor, "batch tokens width"]
+    ) -> tuple[Float[Tensor, "batch _ width"], list[Pair]]:
         """All places at once, those of the vectors first where they stand before."""
         h = self.embedded(ids, torch.arange(ids.shape[1], device=ids.device))
         if self.prefixes:

@@ -267,6 +267,7 @@ def facts_of(
         schedule_done=settled,
         floor=value_of(found, "floor", 0.0),
         held_out=held_out,
+        bottleneck=module.vae.bottleneck,
         bars=bars_of(OmegaConf.select(cfg, "callback.collapse_monitor.bars") or {}),
     )
 
