@@ -259,6 +259,7 @@ def test_the_split_and_the_checkpoint_are_those_asked_for(run):
         (["mode=posterior", "n=600"], "there are 512 examples: type n=512"),
         (["mode=interpolate", "n=512"], "type n=511"),
         (["mode=traverse", "n=6"], "there are 5 units: type n=5"),
+        (["tokens=1"], "tokens=1 has no effect: .* no tokens"),
         (["format=wav"], "format=wav is none .* type npz or csv"),
         (["split=tets"], r"did you mean test\?"),
         (["checkpoint=ema"], "has no ema checkpoint: type checkpoint=best"),

@@ -607,9 +607,25 @@ def remarks(held_out: Readings, training: Readings, facts: Facts, mechanisms: li
         said.append(
             "z never sees what is decoded (a variational information bottleneck): R bounds what c may tell of it"
         )
+    said += beaten_by(held_out)
     if facts.unsettled is not None and facts.unsettled > facts.bars.unsettled:
         said.append(f"gap or R moved {facts.unsettled:.0%} over the last fifth of training: it has not settled")
     return said + (in_numbers(held_out, facts) if facts.arithmetic else [])
+
+
+NULLS = {"null_unigram": "a unigram model", "null_prompt": "an n-gram that sees the prompt"}
+
+
+def beaten_by(held_out: Readings) -> list[str]:
+    """The null models without a latent that lose no more than this one, in one sentence."""
+    own = held_out.get("nll_per_token", MISSING)
+    if own.value is None:
+        return []
+    better = {name: null for name in NULLS if (null := value(held_out, name)) <= own.value}
+    if not better:
+        return []
+    whose = " and ".join(f"{null:.3g} of {NULLS[name]}" for name, null in better.items())
+    return [f"a token costs {own.value:.3g} nats, no less than the {whose}: counting tells as much, without a latent"]
 
 
 def fork_sentence(fork: Fork) -> str:

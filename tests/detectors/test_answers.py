@@ -28,9 +28,9 @@ def test_what_looks_at_nothing_loses_the_entropy_of_the_tokens():
     p = torch.bincount(tokens).double() / len(tokens)
     entropy = float(-(p[p > 0] * p[p > 0].log()).sum())
     assert reading["nll_per_token"].value == pytest.approx(entropy, rel=1e-9)
-    assert reading["null_unigram"].value == pytest.approx(entropy, rel=1e-9)
+    assert reading["token_entropy"].value == pytest.approx(entropy, rel=1e-9)
     assert reading["perplexity"].value == pytest.approx(math.exp(entropy), rel=1e-9)
-    assert reading["saved_on_unigram"].status != "material"
+    assert reading["saved_on_entropy"].status != "material"
     for name in ("zero", "mean", "shuffled", "prior"):
         assert reading[f"delta_{name}"].value == pytest.approx(0.0, abs=1e-12)
 
@@ -47,7 +47,7 @@ def test_what_copies_z_writes_every_answer_and_pays_for_anothers_z():
     assert reading["exact_match"].value == 1.0
     assert reading["nll_per_token"].value < 1e-3
     assert reading["perplexity"].value == pytest.approx(1.0, abs=1e-3)
-    assert reading["saved_on_unigram"].status == "material"
+    assert reading["saved_on_entropy"].status == "material"
     assert reading["delta_zero"].value == pytest.approx(math.log(KINDS), rel=1e-3), "nothing is spelled, all are alike"
     assert reading["delta_shuffled"].value > 10
 
@@ -93,7 +93,7 @@ def test_other_data_are_passed_over(detector):
 
 def test_light_reads_the_loss_alone():
     light = Answers().light()
-    assert {*found(copying(), blocks(), light)} == {"nll_per_token", "perplexity", "null_unigram", "saved_on_unigram"}
+    assert {*found(copying(), blocks(), light)} == {"nll_per_token", "perplexity", "token_entropy", "saved_on_entropy"}
 
 
 def test_an_answer_without_its_end_is_not_the_answer():

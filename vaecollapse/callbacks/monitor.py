@@ -71,6 +71,7 @@ SHOWN = {
     "diversity_prior": "latent/diversity_prior",
     "diversity_posterior": "latent/diversity_posterior",
     "null_unigram": "null/unigram",
+    "null_prompt": "null/prompt",
     "exact_match": "exact_match",
     "delta_shuffled": "latent/delta_shuffled",
     "token_cosine": "latent/token_cosine",
@@ -158,6 +159,7 @@ class CollapseMonitor(Callback):
         self.every_n_steps, self.full_every_n_steps, self.seed = every_n_steps, full_every_n_steps, seed
         self.run = Run(directory) if directory else None
         self.survey: Survey | None = None
+        self.beside: dict[str, Finding] = {}  # what the readings are held against: null models, entropies
         self.foresee: Callable[[], Survey] | None = None  # the survey once more, at the price that is charged now
         self.knobs: Mapping[str, float] = {}
         self.held: tuple[str, ...] = ()
@@ -265,7 +267,7 @@ class CollapseMonitor(Callback):
                     raise
                 found[split], units = {"rate": undefined("rate", "the model cannot be read any more")}, {}
             series = units if split == "held_out" else series
-        held_out = found.get("held_out") or found["training"]
+        held_out = (found.get("held_out") or found["training"]) | self.beside
         if not isinstance(module, Training):
             probe = self.probes.get("training") or self.probes["held_out"]
             self.survey = foreseen(probe.vae, [block.like(module) for block in probe.blocks], held_out)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..batch import Batch, collate
+from ..nulls import Null
 from ..refusal import Refused
 from ..writers.base import Writer
 from ..writers.numbers import NumbersWriter
@@ -216,6 +217,11 @@ class VAEData(LightningDataModule, ABC):
         """Up to `count` examples of `split` (train, validation or test) from position `start`, as one fixed batch."""
         dataset = getattr(self.splits, split)
         return collate([dataset[position] for position in range(start, min(start + count, len(dataset)))])
+
+    def nulls(self, split: str, positions: Sequence[int]) -> dict[str, Null]:
+        """What these examples of a split cost models without a latent that were fitted to the training split, by their
+        names; of most data none is known."""
+        return {}
 
     def writer(self, folder: Path, form: str | None = None) -> Writer:
         """What writes samples like these to a folder; `form` is the suffix of its files (None: the usual one).

@@ -4,10 +4,10 @@ import hashlib
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..batch import Batch
+from ..nulls import Null, Pair, null_losses
 from ..refusal import Refused
 from ..tokens import EOS, spoken
 from ..writers.base import Writer
@@ -161,6 +162,13 @@ class TextData(VAEData):
         """Each prompt as text."""
         return self.text(context)
 
+    def nulls(self, split: str, positions: Sequence[int]) -> dict[str, Null]:
+        """Those of `null_losses`."""
+        train, held_out = (_pairs(part, numbers) for part, numbers in (
+            (self.splits.train, range(len(cast(Sized, self.splits.train)))), (getattr(self.splits, split), positions)
+        ))  # fmt: skip
+        return null_losses(train, held_out, kinds=self._vocab_size - EOS)
+
     def writer(self, folder: Path, form: str | None = None) -> Writer:
         """Text with its prompt."""
         return TextWriter(folder, form, text=self.text, prompt_text=self.prompt_text)
@@ -280,6 +288,12 @@ def bound_together(groups: Sequence[tuple[str, ...]]) -> list[str]:
 def _examples(answers: list[list[int]], prompts: list[list[int]] | None, part: Sequence[int]) -> TextExamples:
     asked = None if prompts is None else Sequences([prompts[number] for number in part])
     return TextExamples(Sequences([answers[number] for number in part]), asked)
+
+
+def _pairs(dataset: Dataset[Batch], positions: Iterable[int]) -> list[Pair]:
+    """Answers with their EOS, and their prompts."""
+    rows = (dataset[position] for position in positions)
+    return [Pair(row.x.tolist(), [] if row.context is None else row.context.tolist()) for row in rows]
 
 
 def _places(rows: Sequence[Row]) -> str:

@@ -56,9 +56,9 @@ def counted(batch: Batch) -> Bool[Tensor, "batch time"]:
 
 class Answers(Detector):
     """Of tokens: `nll_per_token`, ΣD/Σ tokens in nats (each token counts the same, not each answer), and its
-    exponential, `perplexity`; `null_unigram`, the entropy of these very answers' own token counts, below which no model
-    that looks at nothing can come; `exact_match`, the share of answers that the likeliest token each time, from the
-    posterior's centre, gives back whole (of at most `examples`).
+    exponential, `perplexity`; `token_entropy`, the entropy of these very answers' own token counts, below which no
+    model that looks at nothing can come; `exact_match`, the share of answers that the likeliest token each time, from
+    the posterior's centre, gives back whole (of at most `examples`).
 
     `delta_zero`, `delta_mean`, `delta_shuffled`, `delta_prior`: what a token costs more with z at the prior's centre,
     with the mean z, another example's, the prior's. They explain and decide nothing; the value of z does. Other data
@@ -146,8 +146,8 @@ class Answers(Detector):
         found = [
             Finding("nll_per_token", nll, se, n, note=f"nats, {int(self.tokens_sum)} tokens"),
             Finding("perplexity", math.exp(nll), None if se is None else math.exp(nll) * se, n),
-            Finding("null_unigram", null, None, n, note="nats per token: the entropy of the answers' own tokens"),
-            Finding("saved_on_unigram", null - nll, se, n, saved, 0.0),
+            Finding("token_entropy", null, None, n, note="nats per token: the entropy of the answers' own tokens"),
+            Finding("saved_on_entropy", null - nll, se, n, saved, 0.0),
         ]
         if self.count("match"):
             note = "greedy, from the posterior's centre"

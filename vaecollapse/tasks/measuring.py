@@ -19,7 +19,7 @@ from ..detectors.base import Detector, Finding
 from ..diagnosis import Facts, Verdict, bars_of, diagnose
 from ..diagnosis import value as value_of
 from ..elbo import ELBO, Objective, Progress
-from ..evaluation import blocks_of, bound, distinct, read, reconstruction, spread
+from ..evaluation import beside, blocks_of, bound, distinct, per_token, read, reconstruction, spread
 from ..refusal import Refused
 from ..regularizers.base import Regularizer
 from ..run import Run
@@ -99,8 +99,11 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
         return read(module.vae, of.distinct().blocks(EVALUATION_BLOCK), detectors_of(own, device), price, seed=seed)[0]
 
     found = made("the readings", lambda: readings(examples))
+    nulls = made("the null models", lambda: data.nulls(cfg.split, examples.positions))
+    found |= (given := beside(nulls, data.facts))
     training = made("the readings", lambda: readings(own_split)) if cfg.split != "train" else None
     figures = made("the figures", lambda: measured(module, examples, data, weights, seed=seed, samples=cfg.samples))
+    figures |= per_token(figures, nulls, given)
     # of a foreign command line nothing is composed, so nothing is prescribed
     facts = facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train")
     verdict = diagnose(found, training, facts)._replace(prescriptions=[])
