@@ -1,6 +1,7 @@
 """What every dataset in conf/dataset owes, found by walking the folder."""
 
 import inspect
+import json
 import socket
 import struct
 from functools import cache
@@ -47,13 +48,26 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def build(recordings: Path, images: Path):
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ninety different questions with answers of different lengths, as lines and as two tables of GSM8K's form."""
+    root = tmp_path_factory.mktemp("texts")
+    answers = [f"{n} x {n} = {'I count: ' * (n % 7)}\n#### {n * n}" for n in range(90)]
+    rows = [json.dumps({"question": f"What is {n} times {n}?", "answer": said}) for n, said in enumerate(answers)]
+    (root / "train.jsonl").write_text("\n".join(rows[:60]))
+    (root / "test.jsonl").write_text("\n".join(rows[60:]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def build(recordings: Path, images: Path, texts: Path):
     """Makes a dataset from its yaml with the top-level knobs, folder and size filled in; each only once."""
 
     @cache
     def make(name: str, **changes: object) -> VAEData:
         node = OmegaConf.load(CONF / "dataset" / f"{name}.yaml")
-        given = {"root": str(images if "image" in name else recordings), "clips": 400, "images": str(images / "idx")}
+        root = next((each for word, each in (("image", images), ("gsm8k", texts)) if word in name), recordings)
+        files = {"root": str(root), "images": str(images / "idx"), "path": str(texts / "*.jsonl")}
+        given = {**files, "clips": 400, "numbers": 8}
         filled = {key: value for key, value in given.items() if key in list(node)}
         config = OmegaConf.create({**KNOBS, "dataset": OmegaConf.merge(node, filled, changes)})
         settings = OmegaConf.to_container(config.dataset, resolve=True)

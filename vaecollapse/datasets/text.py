@@ -4,12 +4,11 @@ import hashlib
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -20,58 +19,27 @@ from ..batch import Batch
 from ..refusal import Refused
 from ..tokens import EOS, spoken
 from .base import Splits, VAEData, check_fractions, partition_groups
-from .tokenizers import BPE, KINDS, LARGEST, VOCABULARY, Bytes, Tokenizer
+from .buckets import Lengths
+from .text_examples import Sequences, TextExamples
+from .tokenizers import BPE, KINDS, LARGEST, VOCABULARY, Bytes, Tokenizer, loaded
 
 log = logging.getLogger(__name__)
 
-NAMED = 5  # rows that are named, of many
+NAMED = 3  # rows that are named, of many
 SPLITS = ("train", "val", "test")
 SAVED = "tokenizer.json"
 FEWEST = 4 + 256  # ids of a BPE: the special ones and the bytes
 
 
 class Row(NamedTuple):
-    """An answer, what asks for it (None: nothing does), where it stands; rows that share a group share a split."""
+    """An answer, what asks for it (None: nothing does), where it stands; rows that share one of `groups`, of which the
+    first is the question, share a split."""
 
     answer: str
     prompt: str | None
     place: str
     groups: tuple[str, ...]
     split: str = ""
-
-
-class Sequences:
-    """Token sequences of different length, held side by side."""
-
-    def __init__(self, rows: Sequence[Sequence[int]]) -> None:
-        self.lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        self.ends = np.cumsum(self.lengths)
-        self.tokens = np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(self.lengths.sum()))
-
-    def __getitem__(self, position: int) -> Int[Tensor, " time"]:
-        end = self.ends[position]
-        return torch.from_numpy(self.tokens[end - self.lengths[position] : end].astype(np.int64))
-
-
-class TextExamples(Dataset[Batch]):
-    """x: an answer's tokens with EOS, context: its prompt's, each as long as it is; `collate` pads them."""
-
-    def __init__(self, answers: Sequences, prompts: Sequences | None) -> None:
-        self.answers, self.prompts = answers, prompts
-
-    def __len__(self) -> int:
-        return len(self.answers.lengths)
-
-    @property
-    def lengths(self) -> Int[np.ndarray, "count part"]:
-        """Tokens of each answer, and of each prompt where there are prompts."""
-        parts = [self.answers] if self.prompts is None else [self.answers, self.prompts]
-        return np.stack([part.lengths for part in parts], axis=1)
-
-    def __getitem__(self, position: int) -> Batch:
-        x = self.answers[position]
-        context = None if self.prompts is None else self.prompts[position]
-        return Batch(x, context, torch.ones(len(x), dtype=torch.bool), torch.tensor(int(position)))
 
 
 class TextData(VAEData):
@@ -160,6 +128,27 @@ class TextData(VAEData):
         self.setup()
         assert self._tokenizer is not None
         return self._tokenizer
+
+    def keep(self) -> dict[str, str]:
+        return {SAVED: self.tokenizer.saved()}
+
+    def recall(self, read: Callable[[str], str | None]) -> None:
+        """The tokenizer a run was trained with; it is not learned again. Refused where another kind is asked for."""
+        text = read(SAVED)
+        if text is None:
+            return
+        tokenizer = loaded(text)
+        kind = "bytes" if isinstance(tokenizer, Bytes) else "bpe"
+        if kind != self.tokenizer_kind or (kind == "bpe" and tokenizer.vocab_size > self.vocab):
+            raise Refused(
+                f"the run's {SAVED} is {kind} of {tokenizer.vocab_size} tokens, but asked for are dataset.tokenizer="
+                f"{self.tokenizer_kind} dataset.vocab={self.vocab}: type those of the run"
+            )
+        self._tokenizer = tokenizer
+
+    def lengths(self, dataset: Dataset[Batch]) -> Lengths | None:
+        assert isinstance(dataset, TextExamples)
+        return dataset.lengths if self.buckets else None
 
     def text(self, tokens: Int[Tensor, "batch time"]) -> list[str]:
         """Each row up to its EOS as text, padding left out."""
@@ -267,13 +256,14 @@ class TextData(VAEData):
 
 
 def bound_together(groups: Sequence[tuple[str, ...]]) -> list[str]:
-    """One name for all rows that are linked by shared groups, over any number of steps.
+    """One name for all rows that share a group in the same place, over any number of steps.
 
-    >>> bound_together([("a", "x"), ("b", "x"), ("b",), ("c",)])
+    >>> bound_together([("a", "x"), ("b", "x"), ("b",), ("x",)])
     ['0', '0', '0', '1']
     """
-    names = {name: number for number, name in enumerate(dict.fromkeys(chain.from_iterable(groups)))}
-    links = [(row, len(groups) + names[name]) for row, each in enumerate(groups) for name in each]
+    placed = [list(enumerate(each)) for each in groups]
+    names = {name: number for number, name in enumerate(dict.fromkeys(chain.from_iterable(placed)))}
+    links = [(row, len(groups) + names[name]) for row, each in enumerate(placed) for name in each]
     size = len(groups) + len(names)
     left, right = np.array(links).T
     _, found = connected_components(coo_array((np.ones(len(links)), (left, right)), shape=(size, size)), directed=False)
@@ -297,12 +287,12 @@ def _hash(rows: Iterable[Row]) -> str:
 
 
 def _warn_of_shared(rows: Sequence[Row], parts: Sequence[Sequence[int]]) -> None:
-    """Says how many groups of given splits are in more than one of them."""
-    sets = [{name for number in part for name in rows[number].groups} for part in parts]
-    shared = (sets[0] & (sets[1] | sets[2])) | (sets[1] & sets[2])
-    if shared:
-        log.warning(
-            "%d questions are in more than one of the given splits (such as %.60s): held-out readings tell of what was "
-            "trained on",
-            len(shared), min(shared),
-        )  # fmt: skip
+    """Says how many questions, and groups, are in more than one of the given splits."""
+    for place, what in enumerate(("questions", "groups")):
+        sets = [{name for number in part for name in rows[number].groups[place : place + 1]} for part in parts]
+        if shared := (sets[0] & (sets[1] | sets[2])) | (sets[1] & sets[2]):
+            log.warning(
+                "%d %s are in more than one of the given splits (such as %.60s): held-out readings tell of what was "
+                "trained on",
+                len(shared), what, min(shared),
+            )  # fmt: skip

@@ -67,8 +67,9 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     quiet_lightning()
     if cfg.resume:
         refuse_planted(cfg, directory)
-    data: VAEData = made("dataset", lambda: prepared(instantiate(cfg.dataset)), VAEData)
     begun = bool(cfg.resume) and has_begun(directory)  # else a resumed run starts once more
+    kept = directory if begun else cfg.init_from
+    data: VAEData = made("dataset", lambda: prepared(instantiate(cfg.dataset), kept), VAEData)
     weights = weights_of(cfg.init_from) if cfg.init_from and not begun else None
     module = build_module(cfg, build_model(cfg, data, weights))
     callbacks: dict[str, pl.Callback] = made("callback", lambda: instantiate(cfg.callback) or {})

@@ -49,7 +49,7 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     own = moved(loading.read_config(source, list(cfg.trust)), list(cfg.overrides))
     weights = loading.load_weights(loading.checkpoint_of(source, cfg.checkpoint))
     device = usable(cfg.device)
-    data = rebuilt_data(own)
+    data = rebuilt_data(own, source)
     module = rebuilt_module(own, data, weights).to(device)
     provenance = loading.read_json(source, "provenance.json")
     if line := other_data(provenance.get("data"), data):
@@ -112,18 +112,19 @@ def usable(name: str) -> torch.device:
     return device
 
 
-def rebuilt_data(cfg: DictConfig) -> VAEData:
-    """The run's dataset with its splits, read in this process."""
+def rebuilt_data(cfg: DictConfig, source: Path) -> VAEData:
+    """The dataset of the run in `source` with its splits, read in this process."""
     if "num_workers" in cfg.dataset:
         cfg.dataset.num_workers = 0
     data = made("dataset", lambda: instantiate(cfg.dataset), VAEData)
     try:
-        return made("dataset", lambda: prepared(data), VAEData)
+        return made("dataset", lambda: prepared(data, source), VAEData)
     except Refused as error:
-        if "root" not in cfg.dataset:
+        place = next((key for key in ("root", "path", "images") if key in cfg.dataset), None)
+        if place is None:
             raise
         raise Refused(
-            f"{error}; if the data of this run lie elsewhere here, type \"overrides=['dataset.root=/new/place']\""
+            f"{error}; if the data of this run lie elsewhere here, type \"overrides=['dataset.{place}=/new/place']\""
         ) from error
 
 
