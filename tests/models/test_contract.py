@@ -24,12 +24,13 @@ from vaecollapse.vae import VAE
 
 GROUPS = config.options([config.folder()])
 MODELS = [name for name in GROUPS["model"] if name != "custom"]
-# fewer and shorter examples than the defaults; a newcomer's dataset may stay as it is
+# fewer and shorter examples, and narrower text, than the defaults; a newcomer's dataset may stay as it is
 SMALL = {
     "DrumsData": {"clips": 60, "seconds": 0.25},
     "GaussianData": {"examples": 64},
     "ArithmeticData": {"numbers": 5},
 }
+NARROW = {"text_tokens": ["latent_dim=4", "capacity=2"], "text_lstm": ["latent_dim=4", "capacity=2"]}
 COUNT = 8
 
 
@@ -54,7 +55,7 @@ walk = pytest.mark.parametrize(("name", "posterior", "prior"), list(combinations
 @functools.cache
 def composed(name: str, posterior: str = "", prior: str = "") -> dict[str, Any]:
     chosen = [f"posterior={posterior}"] * bool(posterior) + [f"prior={prior}"] * bool(prior)
-    cfg = config.compose([f"model={name}", *chosen])
+    cfg = config.compose([f"model={name}", *chosen, *NARROW.get(name, [])])
     return {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("model", "dataset", "trainer")}
 
 

@@ -94,7 +94,7 @@ class SequenceReader(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(kinds, width)
         self.blocks = nn.ModuleList(Block(width=width, heads=heads) for _ in range(layers))
-        self.queries = nn.Parameter(torch.randn(tokens, width))
+        self.queries = nn.Parameter(0.02 * torch.randn(tokens, width))  # what is read outweighs who reads it
         self.readers = nn.ModuleList(Block(width=width, heads=heads, own=False, told=True) for _ in range(2))
         self.norm = nn.LayerNorm(width)
 
