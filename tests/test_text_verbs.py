@@ -128,7 +128,7 @@ def test_interpolations_go_between_two_answers(run, data, tmp_path):
 
 
 def test_a_format_that_text_has_not_is_refused(run, tmp_path):
-    with pytest.raises(Refused, match="format=wav is none .* type txt or jsonl"):
+    with pytest.raises(Refused, match=r"format=wav is none .* type txt or jsonl"):
         sampled(run, tmp_path / "out", "format=wav")
     assert not (tmp_path / "out").exists()
 
