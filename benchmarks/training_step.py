@@ -17,12 +17,14 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch.distributions import kl_divergence
+from torch.nn import functional as F
 
 from vaecollapse import config
 from vaecollapse.batch import Batch
@@ -30,8 +32,10 @@ from vaecollapse.callbacks.run_logger import RunLogger
 from vaecollapse.datasets.base import VAEData
 from vaecollapse.elbo import closed_form_kl
 from vaecollapse.models.audio import AudioVAE
+from vaecollapse.models.text_tokens import TokenVAE
 from vaecollapse.run import Run
 from vaecollapse.tasks.building import build_model, quiet_lightning
+from vaecollapse.tokens import BOS, EOS, PAD, SEP
 from vaecollapse.training import Training
 from vaecollapse.vae import VAE
 
@@ -64,10 +68,29 @@ def vector_loss(vae: VAE, batch: Batch, beta: float) -> torch.Tensor:
     return (beta * kl_divergence(posterior, vae.prior()) - vae.decode(z).log_prob(batch.x)).mean()
 
 
+def text_loss(vae: TokenVAE, batch: Batch, beta: float) -> torch.Tensor:
+    """Without conditions of the configuration: both are read, z alone is told."""
+    assert batch.context is not None
+    first, after = (torch.full((len(batch.x), 1), kind) for kind in (BOS, SEP))
+    ids = torch.cat([first, batch.context, after, batch.x], 1)
+    h = vae.reader(ids, ids != PAD)
+    parts = [head.head(row).chunk(2, -1) for head, row in zip(vae.posterior_heads, h.unbind(1), strict=True)]
+    mean, log_variance = (torch.stack(part, 1) for part in zip(*parts, strict=True))
+    z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
+    told = z * (torch.rand(*z.shape[:2], 1) >= vae.latent_token_dropout)
+    places = torch.arange(batch.x.shape[1]).expand(len(batch.x), -1)
+    logits = vae.decoder(torch.cat([first, batch.x[:, :-1]], 1), told, places)
+    target = (batch.x - EOS).where(batch.x != PAD, -100)
+    nll = F.cross_entropy(logits.transpose(1, 2), target, reduction="none").sum(1)
+    return (nll + beta * kl).mean()
+
+
 def bare(cfg: DictConfig, vae: VAE, data: VAEData) -> Iterator[None]:
     """What one would write in a notebook; a step each time it is asked."""
     optimizer = instantiate(cfg.optimizer)(vae.parameters())
-    loss_of = audio_loss if isinstance(vae, AudioVAE) else vector_loss
+    special = {AudioVAE: audio_loss, TokenVAE: text_loss}
+    loss_of: Any = special.get(type(vae), vector_loss)
     for batch in batches(data):
         loss = loss_of(vae, batch, cfg.beta)
         optimizer.zero_grad()

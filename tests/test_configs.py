@@ -26,6 +26,9 @@ NEEDS = {
     ("dataset", "audio_folder"): ["dataset.root=somewhere"],
     ("dataset", "image_folder"): ["dataset.root=somewhere"],
     ("dataset", "idx"): ["dataset.images=somewhere"],
+    ("dataset", "qa_csv"): ["dataset.path=somewhere.csv"],
+    ("dataset", "text_lines"): ["dataset.path=somewhere.txt"],
+    ("dataset", "gsm8k"): ["dataset.root=somewhere"],
     ("regularizer", "geco"): ["regularizer.kappa=10.0"],
     ("coefficient", "staged"): ["callback=[stages]"],
     ("coefficient", "pretrain_reset"): ["callback=[pretrain_reset]"],
@@ -117,6 +120,9 @@ def test_every_yaml_says_what_it_is():
         (["model=image_ar", "posterior=delta"], {"posterior": "DeltaPosterior", "prior": "NormalPrior"}),
         (["model=image", "dataset=drums", "likelihood=bernoulli"],
          {"dataset": "DrumsData", "likelihood": "BernoulliLikelihood"}),
+        (["model=text_tokens"], {"dataset": "ArithmeticData", "regularizer": "Beta", "posterior": "NormalPosterior"}),
+        (["model=text_lstm", "dataset=gsm8k", "posterior=realnvp"],
+         {"dataset": "GSM8KData", "posterior": "FlowPosterior"}),
         (["model=audio", "prior=nsf"], {"prior": "FlowPrior", "posterior": "NormalPosterior"}),
     ],
 )  # fmt: skip
@@ -125,7 +131,7 @@ def test_a_model_picks_its_parts_and_the_command_line_wins(overrides, expected):
     assert {group: cfg[group]._target_.rpartition(".")[2] for group in expected} == expected
 
 
-@pytest.mark.parametrize("model", ["audio_nf", "audio", "image", "image_ar", "linear"])
+@pytest.mark.parametrize("model", ["audio_nf", "audio", "image", "image_ar", "linear", "text_tokens", "text_lstm"])
 def test_the_command_line_wins_over_a_models_knobs(model):
     wanted = {"beta": 0.3, "max_epochs": 2, "batch_size": 8, "latent_dim": 3, "lr": 0.5}
     cfg = config.compose([f"model={model}", *(f"{knob}={value}" for knob, value in wanted.items())])
@@ -156,7 +162,7 @@ FLOWLESS = {"capacity", "pool", "posterior=normal", "prior=normal"}
 
 
 @pytest.mark.parametrize("regularizer", GROUPS["regularizer"])
-@pytest.mark.parametrize("model", ["audio_nf", "audio", "image", "image_ar", "linear"])
+@pytest.mark.parametrize("model", ["audio_nf", "audio", "image", "image_ar", "linear", "text_tokens", "text_lstm"])
 def test_exactly_the_knobs_that_nothing_reads_are_refused(model, regularizer):
     """Set to the very value it has: what decides is whether another value would build anything else."""
     chosen = [f"model={model}", f"regularizer={regularizer}", *NEEDS.get(("regularizer", regularizer), [])]
@@ -169,7 +175,8 @@ def test_exactly_the_knobs_that_nothing_reads_are_refused(model, regularizer):
     choices = dict(cfg.hydra.runtime.choices)
     cfg = OmegaConf.masked_copy(cfg, [*config.KNOBS, *TREE])
     dead = {sentence.split(" has no effect")[0] for sentence in config.without_effect(cfg, lines, choices, [CONF])}
-    unread = {"linear": FLOWLESS, "image": {"pool"}, "image_ar": {"pool"}}.get(model, set())
+    unread = {"linear": FLOWLESS, **dict.fromkeys(("image", "image_ar"), {"pool"})}.get(model, set())
+    unread = {"pool", "likelihood=normal"} if model.startswith("text") else unread
     assert dead == unread | IDLE.get(regularizer, PLAIN)
 
 

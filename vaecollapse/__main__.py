@@ -4,7 +4,7 @@ import sys
 
 from . import cli
 
-VERBS = {"train": cli.train, "evaluate": cli.evaluate, "diagnose": cli.diagnose}
+VERBS = {"train": cli.train, "evaluate": cli.evaluate, "sample": cli.sample, "diagnose": cli.diagnose}
 
 
 def main() -> int:

@@ -487,8 +487,8 @@ def audit(
         # its scale becomes the one that fits what is left over
         effective, e = weight, e if residual is None else weight * residual
         what = f"a density of {NAMES.get(distortion.kind, 'errors')} whose scale is fitted"
-    elif isinstance(likelihood, BernoulliLikelihood):
-        effective = weight
+    elif isinstance(likelihood, BernoulliLikelihood) or (likelihood is None and not batch.x.is_floating_point()):
+        effective = weight  # bits and tokens have no scale
     elif stretch is None:
         effective = beta_effective * weight / declared if beta_effective is not None and declared else None
     return Audit(what, words, weight, declared, e, effective, faults=tuple(faults))
@@ -522,6 +522,9 @@ def _decoded(vae: VAE, batch: Batch) -> tuple[Distortion, float, float | None, f
     decoded: Any = vae.decode(z, batch.context, batch.mask)
     inner, x, mask = getattr(decoded, "density", decoded), batch.x, batch.mask
     unknown = Distortion("other", math.nan, "the model's own distortion"), float(x[0].numel()), None, None
+    if not x.is_floating_point() and vae.normalised:
+        cells = float(x[0].numel() if mask is None else mask.flatten(1).sum(1).double().mean())
+        return Distortion("tokens", 1.0, f"the sum of token NLLs over {cells:.3g} tokens"), cells, None, None
     if not x.is_floating_point() or not vae.normalised or vae.autoregressive:
         return unknown
     if inner is not decoded:  # a density of fixed features

@@ -6,12 +6,14 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 
 class Batch(NamedTuple):
     """Examples side by side. A single example has the same fields without the batch axis.
 
-    `mask` is True where `x` is data and False where it is padding. `index` is the position in the split: readings
+    `mask` is True where `x` is data and False where it is padding. Of text, `x` holds the token ids of an answer with
+    its EOS and `context` those of its prompt, each padded with PAD up to the longest of the batch. `index` is the position in the split: readings
     key their noise by it, so that a number does not depend on batch size, order or process.
     """
 
@@ -47,10 +49,20 @@ class Batch(NamedTuple):
 def collate(examples: Sequence[Batch] | Batch) -> Batch:
     """Stacks single examples field by field; a field that is None stays None (torch's own collate refuses it).
 
+    Sequences of different length get zeros at their end, up to the longest: PAD of tokens, False of a mask.
     A dataset that fetches whole batches hands over one `Batch`, which is passed on.
+
+    >>> collate([Batch(torch.tensor([5, 3])), Batch(torch.tensor([3]))]).x
+    tensor([[5, 3],
+            [3, 0]])
     """
     if isinstance(examples, Batch):
         return examples
     columns = zip(*examples, strict=True)
     x, *rest = columns
-    return Batch(torch.stack(x), *(None if column[0] is None else torch.stack(column) for column in rest))
+    return Batch(_stacked(x), *(None if column[0] is None else _stacked(column) for column in rest))
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    ragged = parts[0].ndim == 1 and len({len(part) for part in parts}) > 1
+    return pad_sequence(list(parts), batch_first=True) if ragged else torch.stack(list(parts))

@@ -1,5 +1,5 @@
-"""The command line: `vaecollapse-train`, `-evaluate` and `-diagnose`. The only hydra.main and the only print; nothing
-heavy is imported before the configuration is valid."""
+"""The command line: `vaecollapse-train`, `-evaluate`, `-sample` and `-diagnose`. The only hydra.main and the only
+print; nothing heavy is imported before the configuration is valid."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from . import __version__
 from .refusal import Refused
 from .run import first_process
 
-NAME, EVALUATE, DIAGNOSE = "vaecollapse-train", "vaecollapse-evaluate", "vaecollapse-diagnose"
+NAME, EVALUATE, SAMPLE, DIAGNOSE = (f"vaecollapse-{verb}" for verb in ("train", "evaluate", "sample", "diagnose"))
 WHOLE_ERRORS = "HYDRA_FULL_ERROR"
 CLAIM = ".running"  # in a run directory while the run is under way
 FAILED, USAGE, FAIL_ON, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -62,6 +62,11 @@ def train() -> int:
 def evaluate() -> int:
     """Measures a trained run on a split, prints the figures, and returns the exit code."""
     return verb("evaluate", EvaluateSession)
+
+
+def sample() -> int:
+    """Writes what a trained run's latent decodes to, and returns the exit code."""
+    return verb("sample", SampleSession)
 
 
 def diagnose() -> int:
@@ -341,20 +346,43 @@ class EvaluateSession(VerbSession):
     def attempt(self, cfg, directory: Path) -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        from . import config, loading
+        from . import loading
 
         overrides = _typed(HydraConfig.get())
         if self.is_sweep():
             self.say(f"job {HydraConfig.get().job.num}: {' '.join(overrides)}")
-        config.check_evaluation(cfg)
+        self.check(cfg)
         loading.run_directory(cfg.run)
         _show_log()
         if cfg.trust and os.getcwd() not in sys.path:  # else nothing of the folder one stands in is imported
             sys.path.append(os.getcwd())
+        self.carry_out(cfg, directory, overrides)
+
+    def check(self, cfg) -> None:
+        from . import config
+
+        config.check_evaluation(cfg)
+
+    def carry_out(self, cfg, directory: Path, overrides: list[str]) -> None:
         from .tasks import evaluate as task
 
-        outcome = task(cfg, directory, overrides)
-        show_evaluation(outcome)
+        show_evaluation(task(cfg, directory, overrides))
+
+
+class SampleSession(EvaluateSession):
+    """Writes samples of a run."""
+
+    name, primary = SAMPLE, "sample"
+
+    def check(self, cfg) -> None:
+        from . import config
+
+        config.check_evaluation(cfg, config.SampleSchema)
+
+    def carry_out(self, cfg, directory: Path, overrides: list[str]) -> None:
+        from .tasks import sample as task
+
+        show_samples(task(cfg, directory, overrides))
 
 
 class DiagnoseSession(VerbSession):
@@ -407,6 +435,13 @@ def show_evaluation(outcome) -> None:
     from .table import evaluation_table
 
     _show_tables(outcome.directory, evaluation_table(outcome.verdict, outcome.figures, outcome.what))
+
+
+def show_samples(outcome) -> None:
+    """What was written and where, on stdout."""
+    from .table import samples_table
+
+    _show_tables(outcome.directory, samples_table(outcome.what, outcome.first))
 
 
 def _show_tables(directory: Path, *tables) -> None:

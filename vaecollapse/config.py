@@ -126,29 +126,20 @@ def check_verdicts(fail_on: Any) -> None:
 
 
 @dataclass
-class EvaluateSchema:
-    """conf/evaluate.yaml: its meanings and defaults stand there, the ranges here."""
+class ReadSchema:
+    """What every verb that reads a run directory asks for: which checkpoint, on which split."""
 
     run: str = MISSING
     split: str = MISSING
     checkpoint: str = MISSING
-    samples: int = MISSING
-    examples: int | None = None
     device: str = MISSING
     seed: int | None = None
     trust: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name, options in (
-            ("split", ("train", "validation", "test")),
-            ("checkpoint", ("best", "last", "ema", "healthy")),
-        ):
-            if (value := getattr(self, name)) not in options:
-                raise Refused(f"{name}={value}{_nearest(value, options)} is none of {', '.join(options)}")
-        for name, example in (("samples", 64), ("examples", 512)):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise Refused(f"{name} must be at least 1, but {name}={value}: try {name}={example}")
+        self.check_one_of("split", ("train", "validation", "test"))
+        self.check_one_of("checkpoint", ("best", "last", "ema", "healthy"))
         if self.seed is not None and not 0 <= self.seed < 2**32:
             raise Refused(f"seed must lie from 0 to below 2**32, but seed={self.seed}: try seed=0")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
@@ -160,6 +151,62 @@ class EvaluateSchema:
                 f"overrides={wrong[0]} is no key of the run's dataset: give such as "
                 "\"overrides=['dataset.root=/new/place']\"; what else the run was stays as it was"
             )
+
+    def check_one_of(self, name: str, options: Sequence[str]) -> None:
+        """Refused where this value is none of the options."""
+        if (value := getattr(self, name)) not in options:
+            raise Refused(f"{name}={value}{_nearest(value, options)} is none of {', '.join(options)}")
+
+    def check_counts(self, **examples: int) -> None:
+        """Refused where one of these is given and below 1."""
+        for name, example in examples.items():
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise Refused(f"{name} must be at least 1, but {name}={value}: try {name}={example}")
+
+
+@dataclass
+class EvaluateSchema(ReadSchema):
+    """conf/evaluate.yaml: its meanings and defaults stand there, the ranges here."""
+
+    samples: int = MISSING
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_counts(samples=64, examples=512)
+
+
+SAMPLE_MODES = ("prior", "posterior", "interpolate", "traverse")
+# what is asked of some modes only
+OF_MODES = {"steps": ("interpolate", "traverse"), "draws": ("posterior",), "temperature": ("prior", "posterior")}
+
+
+@dataclass
+class SampleSchema(ReadSchema):
+    """conf/sample.yaml: its meanings and defaults stand there, the ranges here."""
+
+    mode: str = MISSING
+    n: int | None = None
+    steps: int | None = None
+    draws: int | None = None
+    temperature: float | None = None
+    tokens: float | None = None
+    format: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_one_of("mode", SAMPLE_MODES)
+        self.check_counts(n=16, draws=3)
+        for name, modes in OF_MODES.items():
+            if getattr(self, name) is not None and self.mode not in modes:
+                raise Refused(f"{name} has no effect with mode={self.mode}: type mode={' or mode='.join(modes)}")
+        if self.steps is not None and self.steps < 2:
+            raise Refused(f"steps must be at least 2, from one end to the other, but steps={self.steps}: try steps=7")
+        for name, example in (("temperature", 0.7), ("tokens", 0.7)):
+            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
+                raise Refused(
+                    f"{name} must be a finite number of at least 0, but {name}={value:g}: try {name}={example:g}"
+                )
 
 
 @dataclass
@@ -200,6 +247,7 @@ def register() -> None:
     """Gives Hydra the schema; call it before anything is composed."""
     ConfigStore.instance().store(name="schema", node=TrainSchema)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
+    ConfigStore.instance().store(name="sample_schema", node=SampleSchema)
     ConfigStore.instance().store(name="diagnose_schema", node=DiagnoseSchema)
 
 
@@ -303,11 +351,12 @@ def _fits(value: Any, hint: Any) -> bool:
     return value is None and hint is None
 
 
-def check_evaluation(cfg: DictConfig) -> None:
-    """Raises Refused where the configuration of an evaluation is out of range or has no value."""
+def check_evaluation(cfg: DictConfig, schema: type = EvaluateSchema) -> None:
+    """Raises Refused where the configuration of an evaluation (or, by its schema, of another verb that reads a run) is
+    out of range or has no value."""
     if missing := [str(key) for key in cfg if OmegaConf.is_missing(cfg, key)]:
         raise Refused(f"{missing[0]} has no value: type {missing[0]}=outputs/train/<time>, a run directory")
-    _hold_to(EvaluateSchema, cfg)
+    _hold_to(schema, cfg)
 
 
 def _hold_to(schema: type, cfg: DictConfig) -> None:

@@ -75,7 +75,8 @@ class Facts(NamedTuple):
     with the same number of units the autoencoder among them is on held-out examples.
     `arithmetic`: numbers of a log alone, with what `beta`, `distortion_kind` (nll, l1, l2, other),
     `distortion_reduction` (sum, mean), `event_size` and `free_bits_form` say of its loss. `ours` is False for a model,
-    arrays or numbers of others, to whom our keys mean nothing.
+    arrays or numbers of others, to whom our keys mean nothing. `bottleneck`: the encoder sees the condition
+    alone, never what is decoded.
     """
 
     units: int = 0
@@ -102,6 +103,7 @@ class Facts(NamedTuple):
     event_size: float | None = None
     free_bits_form: str | None = None
     ours: bool = True
+    bottleneck: bool = False
     bars: Bars = Bars()
 
 
@@ -140,6 +142,10 @@ class Verdict(NamedTuple):
         return cls(**{**own, "readings": readings, "prescriptions": prescriptions})
 
 
+SQUEEZED = (
+    "z is made of the condition alone, a bottleneck, and at this price only {rate:.3g} nats of that pass through it: "
+    "it is not that the decoder ignores what an encoder saw"
+)
 SMALL_SIGMA = 0.01  # at which numbers of a log are held against a variance collapse
 MISSING = Finding("missing", None, status="undefined", note="not measured")
 
@@ -288,6 +294,8 @@ def gap_absent(held_out: Readings, training: Readings, facts: Facts) -> Decision
     if status(held_out, "rate") == "absent" or value(held_out, "dead_units") == value(held_out, "units"):
         state, deciding = "posterior_collapse", ["gap", "rate", "information_rank"]
         why = phrase("another's z serves as well, and R is {rate:.3g} nats", held_out)
+        if facts.bottleneck:
+            state, why = "over_compressed", phrase(SQUEEZED, held_out)
     elif status(training, "gap") == "material" or memorised(held_out, training, facts.bars):
         state, deciding = "overfit", ["train/gap", "gap", "rate"]
         why = phrase("on training examples z is worth {gap:.3g}, on held-out ones nothing", training)
@@ -454,6 +462,8 @@ def gap_undecided(held_out: Readings, training: Readings, facts: Facts) -> Decis
     low, high = interval(gap)
     size, units = gap.threshold or 0.0, value(held_out, "units", 0.0)
     if low <= 0 and status(held_out, "rate") == "absent":  # a little I may be worth a little, hence the interval
+        if facts.bottleneck:
+            return Decision("over_compressed", ["rate", "gap", "information_rank"], phrase(SQUEEZED, held_out))
         why = phrase("R is {rate:.3g} nats, I is never more, and no value of z is seen", held_out)
         return Decision("posterior_collapse", ["rate", "gap", "information_rank"], why)
     if low > 0 and high < 2 * size and facts.bars.half * units <= value(held_out, "dead_units") < units:
@@ -593,9 +603,29 @@ def remarks(held_out: Readings, training: Readings, facts: Facts, mechanisms: li
         said.append(f"held-out examples keep {max(0.0, kept):.0%} of z's value on training ones")
     if value(held_out, "kl_is_low", 0.0) == 1:
         said.append(phrase("the KL is low ({rate:.3g} nats); alone that decides nothing", held_out))
+    if facts.bottleneck:
+        said.append(
+            "z never sees what is decoded (a variational information bottleneck): R bounds what c may tell of it"
+        )
+    said += beaten_by(held_out)
     if facts.unsettled is not None and facts.unsettled > facts.bars.unsettled:
         said.append(f"gap or R moved {facts.unsettled:.0%} over the last fifth of training: it has not settled")
     return said + (in_numbers(held_out, facts) if facts.arithmetic else [])
+
+
+NULLS = {"null_unigram": "a unigram model", "null_prompt": "an n-gram that sees the prompt"}
+
+
+def beaten_by(held_out: Readings) -> list[str]:
+    """The null models without a latent that lose no more than this one, in one sentence."""
+    own = held_out.get("nll_per_token", MISSING)
+    if own.value is None:
+        return []
+    better = {name: null for name in NULLS if (null := value(held_out, name)) <= own.value}
+    if not better:
+        return []
+    whose = " and ".join(f"{null:.3g} of {NULLS[name]}" for name, null in better.items())
+    return [f"a token costs {own.value:.3g} nats, no less than the {whose}: counting tells as much, without a latent"]
 
 
 def fork_sentence(fork: Fork) -> str:

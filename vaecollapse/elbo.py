@@ -40,10 +40,7 @@ class ELBO(NamedTuple):
 
     def relative_posterior(self) -> Distribution:
         """The law of u = (z − μ_p)/σ_p, on which spread and rank are read; z itself where the prior is no Gaussian."""
-        q, p = gaussian(self.posterior), gaussian(self.prior)
-        if q is None or p is None:
-            return self.posterior
-        return Independent(Normal((q[0] - p[0]) / p[1], q[1] / p[1], validate_args=False), q[0].ndim - 1)
+        return relative(self.posterior, self.prior)
 
     def standardised(self) -> Float[Tensor, "batch *unit"] | None:
         """z where the prior is N(0, I): (z − μ_p)/σ_p, or the base of a flow; None where the prior is no such thing."""
@@ -92,6 +89,14 @@ def gaussian(distribution: Distribution) -> tuple[Tensor, Tensor] | None:
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     return (distribution.loc, distribution.scale) if isinstance(distribution, Normal) else None
+
+
+def relative(posterior: Distribution, prior: Distribution) -> Distribution:
+    """The law of u = (z − μ_p)/σ_p where both are Gaussian, else the posterior itself."""
+    q, p = gaussian(posterior), gaussian(prior)
+    if q is None or p is None:
+        return posterior
+    return Independent(Normal((q[0] - p[0]) / p[1], q[1] / p[1], validate_args=False), q[0].ndim - 1)
 
 
 def closed_form_kl(posterior: Distribution, prior: Distribution) -> Float[Tensor, "batch *unit"] | None:

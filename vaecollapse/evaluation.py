@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import log, log10, prod
+from math import exp, log, log10, prod
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,11 @@ from torch.distributions import Distribution
 from .batch import Batch
 from .detectors.base import Detector, Finding
 from .elbo import ELBO, Objective, gaussian, importance_weighted_nll, unit_moments
+from .nulls import Null
 from .sampling import decode
 from .vae import VAE
+
+ENTROPIES = ("answer_entropy", "answer_entropy_given_prompt")  # facts of data that know them, in nats
 
 
 def spread(total: int, wanted: int) -> list[int]:
@@ -157,6 +160,43 @@ def bound(
     }
 
 
+def beside(nulls: Mapping[str, Null], facts: Mapping[str, object]) -> dict[str, Finding]:
+    """What stands beside the losses of these examples: null models, nats per token, and the entropy of an answer, where
+    it is known."""
+    found = {
+        f"null_{name}": Finding(
+            f"null_{name}", null.per_token(), None, len(null.nll), note=f"{float(null.nll.mean()):.4g} nats per answer"
+        )
+        for name, null in nulls.items()
+    }
+    entropies = {name: facts[name] for name in ENTROPIES if isinstance(facts.get(name), float)}
+    return found | {
+        name: Finding(name, float(str(value)), note="of the whole set") for name, value in entropies.items()
+    }
+
+
+def per_token(
+    figures: Mapping[str, Finding], nulls: Mapping[str, Null], given: Mapping[str, Finding]
+) -> dict[str, Finding]:
+    """Of answers: the importance-weighted NLL per token and its perplexity, each null model's per answer and per token,
+    and R over the entropy of an answer."""
+    tokens = next(iter(nulls.values())).tokens if nulls else np.zeros(0)
+    found: dict[str, Finding] = {}
+    if len(tokens) and (nll := figures.get("iw_nll")) is not None and nll.value is not None:
+        each = nll.value / float(tokens.mean())
+        found["iw_nll_per_token"] = Finding("iw_nll_per_token", each, None, nll.n, note=nll.note)
+        found["iw_perplexity"] = Finding("iw_perplexity", exp(each), None, nll.n, note=nll.note)
+    for name, null in nulls.items():
+        found[f"null_{name}"] = mean_of(f"null_{name}", torch.from_numpy(null.nll))
+        found[f"null_{name}_per_token"] = Finding(f"null_{name}_per_token", null.per_token(), None, len(tokens))
+    for name in (name for name in ENTROPIES if name in given):
+        entropy, rate = given[name].value, figures["rate"]
+        if entropy and rate.value is not None:
+            se = None if rate.se is None else rate.se / entropy
+            found[f"rate_over_{name}"] = Finding(f"rate_over_{name}", rate.value / entropy, se, rate.n)
+    return found
+
+
 def likelihood_of(vae: VAE, batch: Batch) -> Callable[[Tensor], Tensor]:
     """ln p(x | z) of several draws of z for each example: (draws, batch, *unit) to (draws, batch)."""
 
@@ -186,6 +226,8 @@ def reconstruction(vae: VAE, batches: Sequence[Batch], *, audio: bool = False, s
     count: Any = 0.0
     with quiet(vae, seed):
         for batch in batches:
+            if not batch.x.is_floating_point():  # tokens have no mean
+                return {}
             seen = decode(vae, posterior_mean(vae, batch), batch)
             if seen.shape != batch.x.shape:
                 return {}

@@ -81,6 +81,36 @@ exit codes
   HYDRA_FULL_ERROR=1 in the environment shows whole tracebacks."""
 
 
+SAMPLE_HELP = """\
+Writes what a trained run's latent decodes to, from its directory alone: draws from the prior, reconstructions, ways
+between two examples, walks along the most informative directions. Sounds become wav or flac with a page to listen to
+them on, images PNG, text text, anything else numbers.
+
+usage: {name} run=DIR [key=value …]
+
+examples
+  {name} run=outputs/train/<time>
+      16 draws from the prior, by the best checkpoint
+  {name} run=outputs/train/<time> mode=posterior n=8 draws=5
+      8 test examples, each with its reconstruction and 5 draws from its posterior
+  {name} run=outputs/train/<time> mode=traverse n=4 steps=9
+      the four most informative directions, two standard deviations either way
+  {name} run=outputs/train/<time> n=10000 seed=1 temperature=0.8
+      as many as there is room for on the disk; sample 7 is the same whatever n is
+  {name} run=theirs 'trust=[their_pkg]' checkpoint=last
+      its model is a class of theirs, which is imported
+
+keys
+{keys}
+A run directory is data: nothing in it is executed, and its configuration may name classes of vaecollapse, torch.nn,
+torch.optim and lightning.pytorch, and those of the packages in trust. The samples are written to
+outputs/sample/<time>/samples/, a block at a time; what an interrupted command leaves are whole files.
+
+exit codes
+  0 done   1 refused or failed   2 wrong usage   130 interrupted   143 terminated
+  HYDRA_FULL_ERROR=1 in the environment shows whole tracebacks."""
+
+
 DIAGNOSE_HELP = """\
 Says what a latent is, from whatever there is of it: a run directory, any torch model, bare arrays, a training log, or a
 few numbers. A verdict, what decided it, what the evidence rules out, and what is missing.
@@ -120,9 +150,9 @@ def keys_of(primary: str) -> list[tuple[str, str, str]]:
 
 
 def verb_help(name: str, primary: str) -> str:
-    """Purpose, examples, and every key of `vaecollapse-evaluate` or `vaecollapse-diagnose`."""
+    """Purpose, examples, and every key of a verb that has them all in its primary configuration."""
     lines = [f"  {key + '=' + value:<20} {meaning}\n" for key, value, meaning in keys_of(primary)]
-    text = {"evaluate": EVALUATE_HELP, "diagnose": DIAGNOSE_HELP}[primary]
+    text = {"evaluate": EVALUATE_HELP, "sample": SAMPLE_HELP, "diagnose": DIAGNOSE_HELP}[primary]
     return text.format(name=name, keys="".join(lines))
 
 

@@ -23,6 +23,7 @@ from .resuming import LAST, PREVIOUS
 PACKAGES = ("vaecollapse.", "torch.nn.", "torch.optim.", "lightning.pytorch.")
 NEEDED = ("model", "dataset", "regularizer")
 LONGEST_TEXT, LONGEST_VALUE, DEEPEST = 2**20, 10_000, 32  # bytes, characters, levels
+LONGEST_KEPT = 2**26  # bytes
 PLACES = ("dirpath", "save_dir", "dir", "directory", "filename", "log_dir", "default_root_dir", "root_dir", "path")
 ENTRIES = 100_000  # of a checkpoint
 
@@ -58,17 +59,22 @@ def inside(directory: Path, name: str) -> Path:
     return file
 
 
-def read_text(directory: Path, name: str) -> str:
-    """A small text file of the run, in UTF-8."""
+def read_text(directory: Path, name: str, most: int = LONGEST_TEXT) -> str:
+    """A text file of the run, in UTF-8, of at most so many bytes."""
     file = inside(directory, name)
     try:
         with file.open("rb") as opened:
-            content = opened.read(LONGEST_TEXT + 1)
-        if len(content) > LONGEST_TEXT:
-            raise Refused(f"{file} is larger than 1 MB, which no run writes: copy the run directory again")
+            content = opened.read(most + 1)
+        if len(content) > most:
+            raise Refused(f"{file} is larger than {most >> 20} MB, which no run writes: copy the run directory again")
         return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"{file} cannot be read ({error}): copy the run directory again") from error
+
+
+def kept_text(directory: Path, name: str) -> str | None:
+    """What a dataset kept in the run; None where the file is absent."""
+    return read_text(directory, name, LONGEST_KEPT) if os.path.lexists(directory / name) else None
 
 
 def read_json(directory: Path, name: str) -> dict:

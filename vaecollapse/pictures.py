@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from .files import whole
+
 # Perceptually uniform, dark to bright, readable without colour: anchors of matplotlib's "inferno" (CC0).
 ANCHORS = np.array(
     [
@@ -55,6 +57,5 @@ def grid(
 
 def write_png(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:
     """Writes atomically: a reader sees the whole picture or none."""
-    temporary = path.with_name(f".{path.name}.part")
-    Image.fromarray(picture).save(temporary, format="PNG")
-    temporary.replace(path)
+    with whole(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")

@@ -318,7 +318,8 @@ class Survey(NamedTuple):
     """What is known before step 1. `beta` is the price the schedule ends at (None where training finds it: then there
     is no forecast), `directions` the forecast at it (None: no formula); where the likelihood is a distance or Bernoulli
     it is shown and decides nothing; `certain` says that collapse is locally stable where it is 0 (Bernoulli too).
-    `at_one` are the directions that the data offers at the ELBO's own price, with the scale that fits."""
+    `at_one` are the directions that the data offers at the ELBO's own price, with the scale that fits. `unforeseen`
+    says why there is no forecast where none is known."""
 
     units: int
     steps: int
@@ -331,6 +332,7 @@ class Survey(NamedTuple):
     beta_effective: float | None = None
     at_one: int | None = None
     audit: Audit | None = None
+    unforeseen: str = ""
 
     @property
     def directions(self) -> int | None:
@@ -362,6 +364,7 @@ class Survey(NamedTuple):
                 f"price: beta {self.beta:.3g}, about {self.beta_effective:.2g} times the ELBO's own (beta_eff{roughly})"
             )
         said += self.audit.lines() if self.audit else []
+        said += [f"forecast: none, {self.unforeseen}"] if self.unforeseen else []
         if self.forecast is not None:
             _, offered, e, largest, _ = self.forecast
             said.append(
@@ -383,7 +386,9 @@ def survey(
     if beta is None:
         return plan._replace(floor=table_of(likelihood, training))
     if vae.autoregressive:  # collapse is stable or not given the elements before, which no covariance says
-        return plan._replace(beta_effective=beta) if isinstance(likelihood, BernoulliLikelihood) else plan
+        plan = plan._replace(unforeseen="the decoder sees the elements before each: beside them no formula prices z")
+        scaled = likelihood is not None and not isinstance(likelihood, BernoulliLikelihood)
+        return plan if scaled else plan._replace(beta_effective=beta)
     label = None if training.context is None else labels(training.context)
     if isinstance(likelihood, BernoulliLikelihood) and features is None:
         context = training.context

@@ -6,12 +6,12 @@ import io
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .files import append, whole
 from .refusal import Refused
 
 
@@ -35,7 +35,8 @@ APPENDED = ("metrics.jsonl", "units.csv", "events.jsonl")
 class Run:
     """A directory and the ways to write it.
 
-    >>> run = Run(Path(tempfile.mkdtemp()))
+    >>> from tempfile import mkdtemp
+    >>> run = Run(Path(mkdtemp()))
     >>> run.write("verdict.json", {"verdict": "healthy", "se": float("nan")})
     >>> run.read("verdict.json")
     {'verdict': 'healthy', 'se': None}
@@ -48,32 +49,12 @@ class Run:
     def write(self, name: str, content: Any) -> None:
         """Replaces a file: text as it is, anything else as JSON. A reader sees the old file or the new one."""
         text = content if isinstance(content, str) else json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n"
-        handle, temporary = tempfile.mkstemp(dir=self.directory, prefix=f".{name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, self.directory / name)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with whole(self.directory / name, sync=True) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Adds one JSON object as one line."""
-        self._add(name, json.dumps(plain(row), ensure_ascii=False) + "\n")
-
-    def _add(self, name: str, text: str) -> None:
-        """Whole lines or nothing: what a full disk cut short is taken back."""
-        with (self.directory / name).open("ab", buffering=0) as file:
-            start, rest = file.tell(), memoryview(text.encode())
-            try:
-                while rest:
-                    rest = rest[file.write(rest) or 0 :]
-            except BaseException:
-                os.truncate(file.fileno(), start)
-                raise
+        append(self.directory / name, json.dumps(plain(row), ensure_ascii=False) + "\n")
 
     def append_csv(self, name: str, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
         """Adds rows to a table, with its header where the file is new."""
@@ -83,7 +64,7 @@ class Run:
         if not path.exists() or not path.stat().st_size:
             writer.writerow(header)
         writer.writerows(rows)
-        self._add(name, text.getvalue())
+        append(path, text.getvalue())
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -36,6 +36,23 @@ NAMES = {
     "kl_over_floor": "KL over its floor",
     "fb_percent": "share of the KL that is free (%)",
     "weight_declared": "weight of the KL",
+    "nll_per_token": "answer NLL per token (nats)",
+    "null_unigram": "  of a unigram model without z",
+    "null_prompt": "  of an n-gram that sees the prompt",
+    "token_entropy": "  of these tokens' own frequencies",
+    "saved_on_entropy": "saved on their frequencies",
+    "answer_entropy": "H(answer) (nats)",
+    "answer_entropy_given_prompt": "H(answer given prompt) (nats)",
+    "exact_match": "answers written exactly",
+    "delta_zero": "a token costs more with z = 0",
+    "delta_mean": "a token costs more with the mean z",
+    "delta_shuffled": "a token costs more with another's z",
+    "delta_prior": "a token costs more with the prior's z",
+    "token_cosine": "cosine of the most alike tokens",
+    "token_std": "spread of the stillest token",
+    "token_kl_min": "KL of the idlest token (nats)",
+    "token_kl_max": "KL of the busiest token (nats)",
+    "klr": "KLr, KL of a unit (nats)",
     "train/distortion": "distortion D on training examples",
 }
 BESIDE = (
@@ -139,6 +156,14 @@ FIGURES = {
     "mse": "mean squared error",
     "snr": "signal to noise (dB)",
     "explained": "share of variance explained",
+    "iw_nll_per_token": "  per token",
+    "iw_perplexity": "  as perplexity",
+    "null_unigram": "NLL of a unigram model (nats)",
+    "null_unigram_per_token": "  per token",
+    "null_prompt": "NLL of an n-gram with the prompt",
+    "null_prompt_per_token": "  per token",
+    "rate_over_answer_entropy": "R over H(answer)",
+    "rate_over_answer_entropy_given_prompt": "R over H(answer given prompt)",
 }
 
 
@@ -163,3 +188,8 @@ def evaluation_table(verdict: Verdict, figures: Mapping[str, Finding], what: str
     lines += [labelled("why", said) for said in verdict.findings]
     lines += [labelled("also", name) for name in verdict.mechanisms]
     return Group(*lines)
+
+
+def samples_table(what: str, first: str) -> RenderableType:
+    """What a sampling prints: what was written, and what to open first."""
+    return Group(labelled("samples", what), labelled("open", first))

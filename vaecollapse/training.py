@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,7 +16,15 @@ from torchmetrics import MeanMetric
 from .batch import Batch
 from .elbo import Objective, Progress
 from .regularizers.base import Regularizer
+from .tokens import PAD
 from .vae import VAE
+
+
+def tokens_of(batch: Batch) -> Tensor | None:
+    """How many tokens of each example the loss is of; None where x is no tokens."""
+    if batch.x.is_floating_point():
+        return None
+    return (batch.x != PAD if batch.mask is None else batch.mask).flatten(1).sum(1)
 
 
 def reseed(seed: int) -> None:
@@ -43,7 +52,7 @@ class Training(LightningModule):
         self.fault: str | None = None
         self.total = self.log_every = 1
         self.validation = torch.nn.ModuleDict(
-            {name: MeanMetric(nan_strategy="disable") for name in ("distortion", "rate")}
+            {name: MeanMetric(nan_strategy="disable") for name in ("distortion", "rate", "tokens")}
         )
         self.epoch_losses: list[float] = []
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
@@ -53,6 +62,9 @@ class Training(LightningModule):
         self.losses = self.batch = 0
         self.seen: list[Tensor] = []  # (D, R) of the batches of the step under way
         self.planned: int | None = None
+        self.since = 0.0  # when the last step was logged, and the tokens read since then
+        self.read: Tensor | None = None
+        self.tokens_per_second: float | None = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["training"] = {
@@ -99,6 +111,7 @@ class Training(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         # schedules of a resumed run keep the plan they began with, even if it is to train longer
         self.total = self.planned or (int(steps) if math.isfinite(steps) else 1)
+        self.since = time.monotonic()
         self.log_every = max(1, self.trainer.log_every_n_steps)  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -129,6 +142,8 @@ class Training(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
         elbo = self.vae.elbo(batch.like(self))
         objective = self.regularizer(elbo, self.progress)
+        if (tokens := tokens_of(batch)) is not None:
+            self.read = tokens.sum() if self.read is None else self.read + tokens.sum()
         if self.regularizer.listens:  # on every rank, also where this one's numbers are not finite: all take the mean
             self.seen.append(torch.stack([elbo.distortion.mean(), elbo.rate.mean()]).detach())
         if not torch.isfinite(objective.loss):
@@ -171,21 +186,32 @@ class Training(LightningModule):
             numbers["train/objective/weight_declared"] = float(objective.declared)
         if objective.floor is not None:
             numbers["train/objective/floor"] = float(objective.floor.max())
+        if self.read is not None:
+            self.tokens_per_second = self.speed(float(self.read))  # no metric: a resumed run repeats those to the bit
         numbers |= {f"train/objective/{name}": float(value) for name, value in objective.scalars.items()}
         for logger in self.loggers:
             logger.log_metrics(numbers, self.trainer.global_step)
+
+    def speed(self, tokens: float) -> float:
+        """Tokens a second, of all processes, since this was last asked."""
+        spent, self.since = time.monotonic() - self.since, time.monotonic()
+        self.read = None
+        return self.trainer.world_size * tokens / max(spent, 1e-9)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         elbo = self.vae.elbo(batch.like(self), seed=self.seed, epoch=self.trainer.current_epoch)
         self.metric("distortion").update(elbo.distortion)
         self.metric("rate").update(elbo.rate)
+        if (tokens := tokens_of(batch)) is not None:
+            self.metric("tokens").update(tokens)
 
     def metric(self, name: str) -> Any:
         return self.validation[name]
 
     def on_validation_epoch_end(self) -> None:
         distortion, rate = (float(self.metric(name).compute()) for name in ("distortion", "rate"))
-        for metric in ("distortion", "rate"):
+        each = self.per_token(distortion)
+        for metric in ("distortion", "rate", "tokens"):
             self.metric(metric).reset()
         # −ELBO in nats where the likelihood is a density
         chosen = distortion + rate if self.vae.normalised else self.regularizer.compared(distortion, rate)
@@ -198,8 +224,17 @@ class Training(LightningModule):
                 # before the schedule's end a lower KL weight flatters, so nothing is selected
                 "val/selection": chosen if self.settled else math.inf,
                 **({"val/elbo": -(distortion + rate)} if self.vae.normalised else {}),
+                **each,
             }
         )
+
+    def per_token(self, distortion: float) -> dict[str, float]:
+        """The NLL of a token, each counting the same, and its exponential; empty where there are none."""
+        tokens = self.metric("tokens")
+        if not self.vae.normalised or not tokens.update_called:
+            return {}
+        nll = distortion / float(tokens.compute())
+        return {"val/nll_per_token": nll, "val/perplexity": math.exp(min(nll, 700.0))}
 
     def on_train_epoch_end(self) -> None:
         mean = self.get_buffer("loss_sum") / max(1, self.losses)

@@ -36,6 +36,7 @@ class VAE(nn.Module, ABC):
 
     decodes = True  # False for a model of which only the encoder is known
     autoregressive = False  # True where p(x|z) sees x itself: what z is worth beside that, no formula foretells
+    bottleneck = False  # True where q(z|·) never sees x, but c alone: z tells what c says of x
 
     @abstractmethod
     def encode(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Distribution:
@@ -51,6 +52,10 @@ class VAE(nn.Module, ABC):
 
     def calibrate(self, batch: Batch) -> None:
         """Fixes constants from training data before step 1 (a distance's floor, say); most models have none."""
+
+    def condition(self, batch: Batch) -> Tensor | None:
+        """What of c p(x|z, c) and p(z|c) depend on: with equal ones, one z may stand in for another."""
+        return batch.context
 
     @property
     def normalised(self) -> bool:

@@ -1,6 +1,7 @@
 """What every dataset in conf/dataset owes, found by walking the folder."""
 
 import inspect
+import json
 import socket
 import struct
 from functools import cache
@@ -16,6 +17,8 @@ from PIL import Image
 
 from vaecollapse.batch import Batch
 from vaecollapse.datasets.base import VAEData
+from vaecollapse.tokens import EOS, PAD, SPECIALS
+from vaecollapse.writers.base import Made
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
@@ -46,13 +49,26 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def build(recordings: Path, images: Path):
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ninety different questions with answers of different lengths, as lines and as two tables of GSM8K's form."""
+    root = tmp_path_factory.mktemp("texts")
+    answers = [f"{n} x {n} = {'I count: ' * (n % 7)}\n#### {n * n}" for n in range(90)]
+    rows = [json.dumps({"question": f"What is {n} times {n}?", "answer": said}) for n, said in enumerate(answers)]
+    (root / "train.jsonl").write_text("\n".join(rows[:60]))
+    (root / "test.jsonl").write_text("\n".join(rows[60:]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def build(recordings: Path, images: Path, texts: Path):
     """Makes a dataset from its yaml with the top-level knobs, folder and size filled in; each only once."""
 
     @cache
     def make(name: str, **changes: object) -> VAEData:
         node = OmegaConf.load(CONF / "dataset" / f"{name}.yaml")
-        given = {"root": str(images if "image" in name else recordings), "clips": 400, "images": str(images / "idx")}
+        root = next((each for word, each in (("image", images), ("gsm8k", texts)) if word in name), recordings)
+        files = {"root": str(root), "images": str(images / "idx"), "path": str(texts / "*.jsonl")}
+        given = {**files, "clips": 400, "numbers": 8}
         filled = {key: value for key, value in given.items() if key in list(node)}
         config = OmegaConf.create({**KNOBS, "dataset": OmegaConf.merge(node, filled, changes)})
         settings = OmegaConf.to_container(config.dataset, resolve=True)
@@ -67,24 +83,41 @@ def same(left: Batch, right: Batch) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_examples_are_finite_floats_in_the_shape_of_the_facts(name: str, build) -> None:
+def test_examples_are_what_the_facts_say(name: str, build) -> None:
     data = build(name)
     for split in ("train", "validation", "test"):
         batch = data.examples(split, 32)
-        assert batch.x.is_floating_point()
-        assert batch.x.isfinite().all()
-        assert tuple(batch.x.shape[1:]) == data.facts["event_shape"]
+        if "vocab_size" in data.facts:
+            assert_tokens(batch, data.facts)
+        else:
+            assert batch.x.is_floating_point()
+            assert batch.x.isfinite().all()
+            assert tuple(batch.x.shape[1:]) == data.facts["event_shape"]
         assert batch.index.tolist() == list(range(len(batch.x)))
         if batch.mask is not None:
             assert batch.mask.any(1).all()
             assert not batch.x[~batch.mask].any()
 
 
+def assert_tokens(batch: Batch, facts: dict) -> None:
+    """Answers that end with EOS, and prompts of text alone, within the lengths of the facts."""
+    assert batch.x.dtype == torch.int64
+    assert batch.x.max() < facts["vocab_size"]
+    assert batch.x.shape[1] <= facts["event_shape"][0]
+    assert (batch.x[batch.mask] >= EOS).all()
+    assert ((batch.x == EOS).sum(1) == 1).all()
+    assert (batch.context is None) == ("context_shape" not in facts)
+    if batch.context is not None:
+        assert batch.context.shape[1] <= facts["context_shape"][0]
+        assert ((batch.context == PAD) | (batch.context >= SPECIALS)).all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_splits_are_disjoint_and_no_example_comes_twice(name: str, build) -> None:
     greys = {"binarize": "none"} if "binarize" in OmegaConf.load(CONF / "dataset" / f"{name}.yaml") else {}
     splits = build(name, **greys).splits  # of zeros and ones, two pictures may well be alike
-    seen = [split[position].x.numpy().tobytes() for split in splits for position in range(len(split))]
+    every = [split[position] for split in splits for position in range(len(split))]
+    seen = [tuple(None if each is None else each.numpy().tobytes() for each in one[:2]) for one in every]
     assert len(set(seen)) == len(seen)
 
 
@@ -131,3 +164,17 @@ def test_every_argument_is_a_knob(name: str) -> None:
     node = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / f"{name}.yaml"), resolve=False)
     parameters = inspect.signature(get_class(node.pop("_target_"))).parameters
     assert set(node) == set(parameters)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_of_its_kind_are_written_as_whole_files_of_each_format(name: str, build, tmp_path: Path) -> None:
+    data = build(name)
+    real = data.examples("train", 3).x.numpy()
+    formats = data.writer(tmp_path).formats
+    for form in (None, *formats):
+        with data.writer(tmp_path / str(form), form) as writer:
+            writer.add(Made(0, {"real": real, "again": real}))
+        files = [path.name for path in (tmp_path / str(form)).iterdir()]
+        assert [file for file in files if file.endswith(form or formats[0])]
+        assert not [file for file in files if file.startswith(".")]
+        assert writer.first.exists()

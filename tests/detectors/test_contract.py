@@ -7,14 +7,17 @@ import torch
 import yaml
 from hydra.utils import get_class, instantiate
 from planted import Planted, blind, collapsed, gaussian_data, informative, optimum, probe
+from planted_text import blocks, copying, ignoring
 
 from vaecollapse import config
+from vaecollapse.batch import Batch
 from vaecollapse.callbacks.monitor import all_detectors
 from vaecollapse.detectors.base import Detector
 from vaecollapse.elbo import Progress
 from vaecollapse.evaluation import read
 from vaecollapse.regularizers.coefficients import Constant
 from vaecollapse.regularizers.free_bits import FreeBits
+from vaecollapse.vae import VAE
 
 FILES = {path.stem: path for path in (config.folder() / "detector").glob("*.yaml") if path.stem != "all"}
 NAMES = sorted(FILES)
@@ -27,6 +30,13 @@ def settings(name: str) -> dict:
 
 def build(name: str) -> Detector:
     return instantiate(settings(name))
+
+
+def healthy(name: str, count: int = 600, block: int = 1000) -> tuple[VAE, list[Batch]]:
+    """A live model, and data of the kind that the detector reads."""
+    if build(name).of == "tokens":
+        return copying(), blocks(count, min(block, count))
+    return optimum(5, e=1.0), probe(gaussian_data(count), block=block)
 
 
 def price(elbo):
@@ -49,9 +59,9 @@ def test_the_monitor_uses_them_all() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_stream_reads_what_the_whole_reads(name: str) -> None:
     """In blocks of the same examples: every state is a sum (a permutation stays within its block, so blocks agree)."""
-    vae, blocks = optimum(5, e=1.0), probe(gaussian_data(600), block=200)
-    once, _ = read(vae, blocks, {name: build(name)}, price)
-    again, _ = read(vae, blocks[::-1], {name: build(name)}, price)
+    vae, parts = healthy(name, 600, 200)
+    once, _ = read(vae, parts, {name: build(name)}, price)
+    again, _ = read(vae, parts[::-1], {name: build(name)}, price)
     for key, finding in once.items():
         assert (again[key].value is None) == (finding.value is None), key
         assert finding.value is None or again[key].value == pytest.approx(finding.value, rel=1e-6), key
@@ -59,9 +69,10 @@ def test_a_stream_reads_what_the_whole_reads(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_state_survives_a_checkpoint(name: str) -> None:
-    vae, blocks = optimum(5, e=1.0), probe(gaussian_data(200), block=100)
+    vae, parts = healthy(name, 200, 100)
     before, after = build(name), build(name)
-    found, _ = read(vae, blocks, {name: before}, price)
+    found, _ = read(vae, parts, {name: before}, price)
+    assert found
     after.load_state_dict(before.state_dict())
     restored = {finding.name: finding.value for finding in after.findings()}
     assert restored == {key: finding.value for key, finding in found.items()}
@@ -78,6 +89,11 @@ def test_reading_leaves_no_trace_in_the_model_or_the_random_state(name: str) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_collapse_reads_otherwise_than_health(name: str) -> None:
+    if build(name).of == "tokens":
+        given = blocks()
+        sick, well = (read(vae, given, {name: build(name)}, price)[0] for vae in (ignoring(given), copying()))
+        assert [f.value for f in sick.values()] != [f.value for f in well.values()]
+        return
     x = gaussian_data(600)
     sick, _ = read(Planted(collapsed, blind), probe(x), {name: build(name)}, price)
     well, _ = read(optimum(4, e=0.5), probe(x), {name: build(name)}, price)

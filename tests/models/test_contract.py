@@ -24,8 +24,13 @@ from vaecollapse.vae import VAE
 
 GROUPS = config.options([config.folder()])
 MODELS = [name for name in GROUPS["model"] if name != "custom"]
-# fewer and shorter examples than the defaults; a newcomer's dataset may stay as it is
-SMALL = {"DrumsData": {"clips": 60, "seconds": 0.25}, "GaussianData": {"examples": 64}}
+# fewer and shorter examples, and narrower text, than the defaults; a newcomer's dataset may stay as it is
+SMALL = {
+    "DrumsData": {"clips": 60, "seconds": 0.25},
+    "GaussianData": {"examples": 64},
+    "ArithmeticData": {"numbers": 5},
+}
+NARROW = {"text_tokens": ["latent_dim=4", "capacity=2"], "text_lstm": ["latent_dim=4", "capacity=2"]}
 COUNT = 8
 
 
@@ -50,7 +55,7 @@ walk = pytest.mark.parametrize(("name", "posterior", "prior"), list(combinations
 @functools.cache
 def composed(name: str, posterior: str = "", prior: str = "") -> dict[str, Any]:
     chosen = [f"posterior={posterior}"] * bool(posterior) + [f"prior={prior}"] * bool(prior)
-    cfg = config.compose([f"model={name}", *chosen])
+    cfg = config.compose([f"model={name}", *chosen, *NARROW.get(name, [])])
     return {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("model", "dataset", "trainer")}
 
 
@@ -71,10 +76,9 @@ def build(parts: dict[str, Any], data: VAEData, seed: int = 0) -> VAE:
 def made(name: str, posterior: str = "", prior: str = "", seed: int = 0) -> tuple[VAE, Batch]:
     """The model as training would start it, and validation examples."""
     vae, data = build(composed(name, posterior, prior), data_of(name), seed), data_of(name)
-    kind = next(vae.parameters()).dtype
-    first, batch = (data.examples(split, COUNT) for split in ("train", "validation"))
-    vae.calibrate(first._replace(x=first.x.to(kind)))
-    return vae, batch._replace(x=batch.x.to(kind))
+    first, batch = (data.examples(split, COUNT).like(vae) for split in ("train", "validation"))
+    vae.calibrate(first)
+    return vae, batch
 
 
 @walk
@@ -184,8 +188,7 @@ def reading(name: str, model: dict) -> tuple[list, list[torch.Tensor]]:
     """Shapes of all parameters, and the bound in evaluation and while training; a knob that moves neither does
     nothing."""
     vae = build(composed(name) | {"model": model}, data_of(name))
-    batch = data_of(name).examples("train", COUNT)
-    batch = batch._replace(x=batch.x.to(next(vae.parameters()).dtype))
+    batch = data_of(name).examples("train", COUNT).like(vae)
     vae.calibrate(batch)
     torch.manual_seed(0)
     trained, evaluated = vae.elbo(batch, seed=0), vae.eval().elbo(batch, seed=0)

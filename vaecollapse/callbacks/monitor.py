@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from ..advice import in_words
 from ..detectors.active_units import ActiveUnits
 from ..detectors.aggregate_posterior import AggregatePosterior
+from ..detectors.answers import Answers
 from ..detectors.base import Detector, Finding, undefined
 from ..detectors.decoder_reliance import DecoderReliance
 from ..detectors.decoder_variance import DecoderVariance
@@ -20,6 +21,7 @@ from ..detectors.epsilon_delta import EpsilonDelta
 from ..detectors.floor_saturation import FloorSaturation
 from ..detectors.flow_faithfulness import FlowFaithfulness
 from ..detectors.information_rank import InformationRank
+from ..detectors.latent_tokens import LatentTokens
 from ..detectors.mutual_information import MutualInformation
 from ..detectors.posterior_variance import PosteriorVariance
 from ..detectors.price_of_a_nat import PriceOfANat
@@ -68,6 +70,12 @@ SHOWN = {
     "decoder_scale": "latent/decoder_scale",
     "diversity_prior": "latent/diversity_prior",
     "diversity_posterior": "latent/diversity_posterior",
+    "null_unigram": "null/unigram",
+    "null_prompt": "null/prompt",
+    "exact_match": "exact_match",
+    "delta_shuffled": "latent/delta_shuffled",
+    "token_cosine": "latent/token_cosine",
+    "token_std": "latent/token_std",
 }
 
 
@@ -88,6 +96,8 @@ def all_detectors() -> dict[str, Detector]:
         "decoder_variance": DecoderVariance(),
         "temperature": Temperature(),
         "prior_samples": PriorSamples(),
+        "answers": Answers(),
+        "latent_tokens": LatentTokens(),
     }
 
 
@@ -149,6 +159,7 @@ class CollapseMonitor(Callback):
         self.every_n_steps, self.full_every_n_steps, self.seed = every_n_steps, full_every_n_steps, seed
         self.run = Run(directory) if directory else None
         self.survey: Survey | None = None
+        self.beside: dict[str, Finding] = {}  # what the readings are held against: null models, entropies
         self.foresee: Callable[[], Survey] | None = None  # the survey once more, at the price that is charged now
         self.knobs: Mapping[str, float] = {}
         self.held: tuple[str, ...] = ()
@@ -256,7 +267,7 @@ class CollapseMonitor(Callback):
                     raise
                 found[split], units = {"rate": undefined("rate", "the model cannot be read any more")}, {}
             series = units if split == "held_out" else series
-        held_out = found.get("held_out") or found["training"]
+        held_out = (found.get("held_out") or found["training"]) | self.beside
         if not isinstance(module, Training):
             probe = self.probes.get("training") or self.probes["held_out"]
             self.survey = foreseen(probe.vae, [block.like(module) for block in probe.blocks], held_out)
@@ -326,6 +337,7 @@ class CollapseMonitor(Callback):
             knobs=self.knobs,
             held_out="held_out" in self.probes,
             ours=own is not None,
+            bottleneck=own is not None and own.vae.bottleneck,
             floor=value(held_out, "floor", 0.0),
             held=self.held,
             bars=self.bars,

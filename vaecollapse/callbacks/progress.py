@@ -25,6 +25,12 @@ def latent_line(monitor: CollapseMonitor | None) -> str:
     return f"rate {show('rate')}  gap {show('gap')}  rank {show('information_rank')}{doubt}  {monitor.verdict.verdict}"
 
 
+def speed(module: LightningModule) -> str:
+    """Of text, how much of it is read."""
+    tokens = getattr(module, "tokens_per_second", None)
+    return "" if tokens is None else f"{tokens:.0f} tokens/s  "
+
+
 def _callbacks(trainer: Trainer) -> list[Callback]:
     return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]  (set by Lightning's connector)
 
@@ -66,14 +72,15 @@ class TrainingProgress(Callback):
             self.bar.update(
                 self.task,
                 completed=trainer.global_step,
-                latent=latent_line(self.monitor),
+                latent=speed(pl_module) + latent_line(self.monitor),
             )
         elif trainer.global_step / self.total >= self.next_line + self.every:
             self.next_line = trainer.global_step / self.total
             spent = time.monotonic() - self.started
+            said = speed(pl_module) + latent_line(self.monitor)
             left = spent / self.next_line * (1 - self.next_line)
             self.console.print(
-                f"step {trainer.global_step}/{self.total}  {left:.0f} s left  {latent_line(self.monitor)}",
+                f"step {trainer.global_step}/{self.total}  {left:.0f} s left  {said}",
                 highlight=False,
             )
 

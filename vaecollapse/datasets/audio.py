@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ..refusal import Refused
+from ..writers.base import Writer
+from ..writers.sounds import SoundWriter
 from .base import Splits, VAEData, check_fractions, partition, partition_groups
 from .cache import Cache
 from .clips import Augment, Clips
@@ -142,6 +144,11 @@ class AudioFolderData(VAEData):
         self.setup()
         shape = (2, self._length) if self.channels == "stereo" else (self._length,)
         return {"event_shape": shape, "sample_rate": self._rate}
+
+    def writer(self, folder: Path, form: str | None = None) -> Writer:
+        """wav or flac, and a page to listen to them on."""
+        self.setup()
+        return SoundWriter(folder, form, rate=self._rate)
 
     def fingerprint(self) -> dict[str, object]:
         """Usable files, their bytes, and a hash of their paths and contents."""

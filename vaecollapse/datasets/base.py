@@ -3,8 +3,9 @@
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -15,7 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..batch import Batch, collate
+from ..nulls import Null
 from ..refusal import Refused
+from ..writers.base import Writer
+from ..writers.numbers import NumbersWriter
+from .buckets import Lengths, bucketed, tiled
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +43,8 @@ class EpochSampler(Sampler[int]):
     """Training order, a pure function of (seed, epoch), dealt to ranks so that each takes equally many steps.
 
     Step t of rank r is the r-th of `world` whole batches; what remains at the end is dealt evenly. Every example comes
-    once an epoch, unless the remainder would leave a rank with a batch of one: then it sits this epoch out.
+    once an epoch, unless the remainder would leave a rank with a batch of one: then it sits this epoch out. Given
+    `lengths`, whole batches hold examples of like length.
 
     >>> sampler = EpochSampler(6, batch_size=2, seed=0)
     >>> first, _ = list(sampler), sampler.set_epoch(1)
@@ -47,10 +53,20 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(
-        self, count: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0
+        self,
+        count: int,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        epoch: int = 0,
+        skip: int = 0,
+        lengths: Lengths | None = None,
     ) -> None:
         self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
         self.epoch, self.skip = epoch, skip  # the first pass leaves out as many batches
+        self.lengths = lengths
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this on `dataloader.sampler` before each epoch."""
@@ -67,9 +83,12 @@ class EpochSampler(Sampler[int]):
         return self.count // (self.batch_size * self.world) * self.batch_size + self._shares()[self.rank]
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.count)
         stride, shares = self.batch_size * self.world, self._shares()
         whole = self.count // stride * stride
+        if self.lengths is not None:
+            order[:whole] = bucketed(self.lengths, order[:whole], size=self.batch_size, world=self.world, rng=rng)
         mine = order[:whole].reshape(-1, self.world, self.batch_size)[:, self.rank].ravel()
         start = whole + sum(shares[: self.rank])
         done, self.skip = self.skip * self.batch_size, 0
@@ -78,11 +97,15 @@ class EpochSampler(Sampler[int]):
 
 
 class WholeBatchSampler(Sampler[int]):
-    """Evaluation order: the split as it is, dealt to ranks by whole batches, none padded, repeated or dropped."""
+    """Evaluation order: the split as it is, or by its `lengths`, dealt to ranks by whole batches, none padded, repeated
+    or dropped."""
 
-    def __init__(self, count: int, *, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        positions = np.arange(count)
-        self.positions = positions[positions // batch_size % world == rank].tolist()
+    def __init__(
+        self, count: int, *, batch_size: int, rank: int = 0, world: int = 1, lengths: Lengths | None = None
+    ) -> None:
+        places = np.arange(count)
+        positions = places if lengths is None else tiled(lengths, places, batch_size)
+        self.positions = positions[places // batch_size % world == rank].tolist()
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -195,6 +218,29 @@ class VAEData(LightningDataModule, ABC):
         dataset = getattr(self.splits, split)
         return collate([dataset[position] for position in range(start, min(start + count, len(dataset)))])
 
+    def nulls(self, split: str, positions: Sequence[int]) -> dict[str, Null]:
+        """What these examples of a split cost models without a latent that were fitted to the training split, by their
+        names; of most data none is known."""
+        return {}
+
+    def writer(self, folder: Path, form: str | None = None) -> Writer:
+        """What writes samples like these to a folder; `form` is the suffix of its files (None: the usual one).
+
+        Data that are more than numbers bring their own.
+        """
+        return NumbersWriter(folder, form)
+
+    def lengths(self, dataset: Dataset[Batch]) -> Lengths | None:
+        """How long the parts of each example of a split are, where batches are to hold examples of like length."""
+        return None
+
+    def keep(self) -> dict[str, str]:
+        """Texts by file name that a run directory keeps for `recall`: what was learned from the data, as tokenizers."""
+        return {}
+
+    def recall(self, read: Callable[[str], str | None]) -> None:
+        """Takes what `keep` gave to a run, before the splits are made; `read` gives None where a file is absent."""
+
     def fingerprint(self) -> dict[str, object]:
         """Which data this is: files, bytes, and a hash (here of each split's size and first 64 examples)."""
         digest = hashlib.sha256()
@@ -209,7 +255,13 @@ class VAEData(LightningDataModule, ABC):
         dataset = self.splits.train
         rank, world = _process()
         sampler = EpochSampler(
-            len(cast(Sized, dataset)), batch_size=self.batch_size, seed=self.seed, rank=rank, world=world, **self._place
+            len(cast(Sized, dataset)),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            lengths=self.lengths(dataset),
+            **self._place,
         )
         if not len(sampler):
             raise Refused(
@@ -236,7 +288,9 @@ class VAEData(LightningDataModule, ABC):
         if count < world:
             raise Refused(f"{count} held-out examples are too few for {world} processes; use fewer devices")
         size = min(self.batch_size, count // world)  # a process without a batch would wait for the others for ever
-        return self._loader(dataset, WholeBatchSampler(count, batch_size=size, rank=rank, world=world), size)
+        lengths = self.lengths(dataset)
+        sampler = WholeBatchSampler(count, batch_size=size, rank=rank, world=world, lengths=lengths)
+        return self._loader(dataset, sampler, size)
 
     def _loader(self, dataset: Dataset[Batch], sampler: Sampler[int], size: int | None = None) -> DataLoader[Batch]:
         return DataLoader(

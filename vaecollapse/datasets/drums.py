@@ -1,6 +1,7 @@
 """Generated one-shots with known factors: four classes, two continuous factors each, nothing else to know but noise."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from jaxtyping import Float
 
 from ..refusal import Refused
+from ..writers.base import Writer
+from ..writers.sounds import SoundWriter
 from .base import Splits, StoredExamples, VAEData, check_fractions, partition
 
 PEAK = 0.95
@@ -129,6 +132,10 @@ class DrumsData(VAEData):
     @property
     def facts(self) -> dict[str, object]:
         return {"event_shape": (self.samples,), "sample_rate": self.sample_rate}
+
+    def writer(self, folder: Path, form: str | None = None) -> Writer:
+        """wav or flac, and a page to listen to them on."""
+        return SoundWriter(folder, form, rate=self.sample_rate)
 
     def make_splits(self) -> Splits:
         every = self._generate()

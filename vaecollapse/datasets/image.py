@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch.utils.data import Dataset
 
 from ..batch import Batch
 from ..refusal import Refused
+from ..writers.base import Writer
+from ..writers.images import ImageWriter
 from .base import Splits, VAEData, check_fractions, partition
 
 BINARIZE = ("none", "threshold", "stochastic")
@@ -96,6 +99,10 @@ class ImageData(VAEData):
     def facts(self) -> dict[str, object]:
         self.setup()
         return {"event_shape": self._shape}
+
+    def writer(self, folder: Path, form: str | None = None) -> Writer:
+        """PNG, and a sheet."""
+        return ImageWriter(folder, form)
 
     def parts(self, count: int, *, test: float) -> tuple[list[int], list[int], list[int]]:
         """Which of `count` images go to training, validation and test, keyed by the seed."""

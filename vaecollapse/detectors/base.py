@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from copy import deepcopy
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -61,6 +61,7 @@ class Detector(Metric, ABC):
     """A streaming reading. States are float64 sums, so stream = whole and shards add up."""
 
     full_state_update = False
+    of: ClassVar[str] = "anything"  # or tokens: what it reads; other examples it passes over, and then finds nothing
 
     def __getattr__(self, name: str) -> Any:
         """States are attributes that type checkers cannot see."""

@@ -25,14 +25,19 @@ def derangements(n: int, count: int, key: tuple[int, ...]) -> Int[Tensor, "count
 
 
 def labels(context: Shaped[Tensor, "batch *context"]) -> Int[Tensor, " batch"]:
-    """One number per condition, equal where every element of two contexts is (a hash, so the same on any rank).
+    """One number per condition, equal where every element of two contexts is (a hash, so the same on any rank), how far
+    tokens may be padded.
 
     >>> a, b, c = labels(torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])).tolist(); a == c, a == b
     (True, False)
+    >>> torch.equal(labels(torch.tensor([[7, 8]])), labels(torch.tensor([[7, 8, 0]])))
+    True
     """
     rows = context.detach().cpu().reshape(len(context), -1)
     rows = rows.double() + 0.0 if rows.is_floating_point() else rows.contiguous()  # −0 is 0
-    digests = [hashlib.blake2b(row.numpy().tobytes(), digest_size=8).digest() for row in rows]
+    padded = not rows.is_floating_point() and rows.dtype != torch.bool
+    written = [row.numpy().tobytes().rstrip(b"\0") if padded else row.numpy().tobytes() for row in rows]
+    digests = [hashlib.blake2b(row, digest_size=8).digest() for row in written]
     return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.int64)
 
 
@@ -78,7 +83,11 @@ def within_groups(
 
 
 def distances(context: Shaped[Tensor, "batch *context"]) -> Float[Tensor, "batch batch"]:
-    """Between conditions: Euclidean in standardised elements; of tokens, 1 − the cosine of their counts."""
+    """Between conditions: Euclidean in standardised elements; of tokens, 1 − the cosine of their counts (0 is padding).
+
+    >>> distances(torch.tensor([[7, 8, 0], [8, 7, 0], [9, 0, 0]])).round().tolist()
+    [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    """
     rows = context.detach().cpu().reshape(len(context), -1)
     if rows.is_floating_point():
         rows = rows.double()
@@ -88,7 +97,8 @@ def distances(context: Shaped[Tensor, "batch *context"]) -> Float[Tensor, "batch
     tokens, inverse = rows.unique(return_inverse=True)
     counts = torch.zeros(len(rows), len(tokens), dtype=torch.float64)
     counts.scatter_add_(1, inverse.reshape(len(rows), -1), torch.ones(rows.shape, dtype=torch.float64))
-    counts = counts / counts.norm(dim=1, keepdim=True)
+    counts = counts * (tokens != 0)
+    counts = counts / counts.norm(dim=1, keepdim=True).clamp(min=1e-12)
     return 1 - counts @ counts.T
 
 

@@ -32,21 +32,20 @@ class Exchange(NamedTuple):
     others: tuple[Int[Tensor, "count batch"], ...] = ()
 
 
-def exchange(batch: Batch, count: int, key: tuple[int, int]) -> Exchange:
-    """Derangements of the block; under a condition within equal ones, or among the nearest where few are equal."""
-    n = len(batch.x)
+def exchange(n: int, condition: Tensor | None, count: int, key: tuple[int, int]) -> Exchange:
+    """Derangements of a block of n; under a condition within equal ones, or among the nearest where few are equal."""
     everyone = torch.ones(n, dtype=torch.bool)
-    if batch.context is None:
+    if condition is None:
         return Exchange(derangements(n, count, key), everyone)
-    label = labels(batch.context)
-    if are_groups(batch.context):
+    label = labels(condition)
+    if are_groups(condition):
         orders, paired = within_groups(label, count, key)
         same = (label[:, None] == label).double()
         return Exchange(orders, paired, same / same.sum(1, keepdim=True))
-    near = [nearest(batch.context, among) for among in NEIGHBOURS]
+    near = [nearest(condition, among) for among in NEIGHBOURS]
     orders = [from_neighbours(each, count, (*key, among)) for each, among in zip(near, NEIGHBOURS, strict=True)]
     circle = torch.eye(n, dtype=torch.float64).scatter(1, near[0], 1.0)
-    paired = have_near(batch.context, min(NEIGHBOURS), max(NEIGHBOURS))
+    paired = have_near(condition, min(NEIGHBOURS), max(NEIGHBOURS))
     return Exchange(orders[0], paired, circle / circle.sum(1, keepdim=True), tuple(orders[1:]))
 
 
@@ -126,7 +125,7 @@ class DecoderReliance(Detector):
         if not vae.decodes or n < 2:
             return
         first = int(batch.positions()[0])
-        swap = exchange(batch, self.permutations, (self.seed, first))
+        swap = exchange(n, vae.condition(batch), self.permutations, (self.seed, first))
         rows = swap.paired.nonzero()[:, 0].to(elbo.z.device)
         self.alone = self.alone + (n - len(rows))
         if not len(rows):

@@ -100,10 +100,11 @@ class MutualInformation(Collecting):
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
         self.accumulate("rate", elbo.rate)
-        label = None if batch.context is None else labels(batch.context)
+        condition = vae.condition(batch)
+        label = None if condition is None else labels(condition)
         self.conditional = self.conditional.clamp(min=float(label is not None))
         parameters = gaussian(elbo.posterior)
-        unshared = batch.context is not None and not are_groups(batch.context)
+        unshared = condition is not None and not are_groups(condition)
         self.unshared = self.unshared.clamp(min=float(unshared))
         if parameters is not None:
             extra = {} if label is None else {"label": label}

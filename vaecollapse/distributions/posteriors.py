@@ -64,18 +64,20 @@ def check_promise(posterior: Distribution, prior: Distribution) -> None:
     raise Refused(f"{own.promise}, but the prior is {given}: type prior=normal, or posterior=normal")
 
 
-def smallest_scale(parametrisation: str, scale_floor: float) -> float:
+def smallest_scale(parametrisation: str, scale_floor: float, low: float = LOG_VARIANCE_RANGE[0]) -> float:
     """The floor of σ; Refused for what is no parametrisation."""
     if parametrisation not in PARAMETRISATIONS:
         raise Refused(f"expected parametrisation log_variance or scale, but got {parametrisation!r}")
-    return scale_floor if parametrisation == "scale" else float(torch.tensor(LOG_VARIANCE_RANGE[0] / 2).exp())
+    return scale_floor if parametrisation == "scale" else float(torch.tensor(low / 2).exp())
 
 
-def scale_of(raw: Float[Tensor, "batch units"], parametrisation: str, floor: float) -> Float[Tensor, "batch units"]:
-    """σ of a head's output: floor + softplus(·), 1 at start, or e^(ℓ/2) with ℓ softly bounded to (−14, 8)."""
+def scale_of(
+    raw: Float[Tensor, "batch units"], parametrisation: str, floor: float, low: float = LOG_VARIANCE_RANGE[0]
+) -> Float[Tensor, "batch units"]:
+    """σ of a head's output: floor + softplus(·), 1 at start, or e^(ℓ/2) with ℓ softly bounded to (`low`, 8)."""
     if parametrisation == "scale":
         return floor + softplus(raw + UNIT_SOFTPLUS)
-    low, high = LOG_VARIANCE_RANGE
+    high = LOG_VARIANCE_RANGE[1]
     bounded = high - softplus(high - raw)
     return ((low + softplus(bounded - low)) / 2).exp()
 
@@ -83,8 +85,9 @@ def scale_of(raw: Float[Tensor, "batch units"], parametrisation: str, floor: flo
 class NormalPosterior(nn.Module):
     """q(z|x) = N(μ(h), σ(h)²), factorised, computed in float32 or better whatever the autocast.
 
-    `log_variance`: ℓ = ln σ² softly bounded to (−14, 8). `scale`: σ = floor + softplus(·), 1 at start. Neither causes
-    posterior collapse; the floor of `scale` can hide a variance collapse, so its share is read out.
+    `log_variance`: ℓ = ln σ² softly bounded to (`log_variance_floor`, 8). `scale`: σ = floor + softplus(·), 1 at
+    start. Neither causes posterior collapse; the floor of `scale` can hide a variance collapse, so its share is read
+    out.
     """
 
     def __init__(
@@ -94,16 +97,22 @@ class NormalPosterior(nn.Module):
         units: int,
         parametrisation: str = "log_variance",
         scale_floor: float = 1e-4,
+        log_variance_floor: float = LOG_VARIANCE_RANGE[0],
     ) -> None:
         super().__init__()
-        self.scale_floor = smallest_scale(parametrisation, scale_floor)
+        if not log_variance_floor < 0:
+            raise Refused(
+                f"posterior.log_variance_floor is the lower bound of ln σ², below the prior's 0, but got "
+                f"{log_variance_floor:g}: try posterior.log_variance_floor=-8"
+            )
+        self.scale_floor = smallest_scale(parametrisation, scale_floor, log_variance_floor)
         self.head = nn.Linear(features, 2 * units)
-        self.parametrisation = parametrisation
+        self.parametrisation, self.log_variance_floor = parametrisation, log_variance_floor
 
     def forward(self, h: Float[Tensor, "batch features"]) -> Distribution:
         with torch.autocast(h.device.type, enabled=False):
             mean, raw = self.head(h.to(self.head.weight.dtype)).chunk(2, -1)
-            scale = scale_of(raw, self.parametrisation, self.scale_floor)
+            scale = scale_of(raw, self.parametrisation, self.scale_floor, self.log_variance_floor)
             return Independent(DeclaredNormal(mean, scale, self.scale_floor), 1)
 
 

@@ -15,7 +15,7 @@ from ..callbacks.monitor import all_detectors
 from ..detectors.active_units import ActiveUnits
 from ..detectors.base import Finding, undefined
 from ..detectors.decoder_reliance import INTERVENTIONS, DecoderReliance
-from ..detectors.information_rank import LARGEST, InformationRank
+from ..detectors.information_rank import LARGEST, InformationRank, layout, pooled
 from ..detectors.price_of_a_nat import PriceOfANat
 from ..detectors.rate import Rate
 from ..elbo import ELBO, Progress, noise, pieces
@@ -327,15 +327,15 @@ def of_samples(part: Mapping[str, np.ndarray]) -> dict[str, Finding]:
 
 def rank_of(z: Float[Tensor, "n draws k"], mean: Float[Tensor, "n k"], unit: tuple[int, ...]) -> list[Finding]:
     """The information rank from draws, debiased; undecided with fewer than that needs (16, 64 beyond 32 units)."""
-    channels, draws = unit[0] if len(unit) == 3 else mean.shape[1], z.shape[1]
+    (groups, channels), draws = layout(unit), z.shape[1]
     if channels > LARGEST:
         return [undefined("information_rank", f"{channels} units need more examples than can be read")]
     detector = InformationRank()
     detector.accumulate("mean", mean)
-    rows = mean.reshape(len(mean), channels, -1).transpose(1, 2).reshape(-1, channels)
-    within = (z - mean[:, None]).reshape(-1, channels, z.shape[2] // channels).transpose(1, 2).reshape(-1, channels)
-    detector.outer, detector.within = rows.T @ rows, within.T @ within / (draws - 1)
+    rows, within = (pooled(part, groups, channels) for part in (mean, (z - mean[:, None]).flatten(0, 1)))
+    detector.outer, detector.within = rows.mT @ rows, within.mT @ within / (draws - 1)
     detector.draws, detector.channels = detector.draws.clamp(min=draws), detector.channels.clamp(min=channels)
+    detector.groups = detector.groups.clamp(min=groups)
     rank, *others = detector.findings()
     needed = 16 if mean.shape[1] <= 32 else 64
     if draws < needed and rank.status == "measured":

@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,8 +59,10 @@ def imported(target: str) -> Any:
         ) from error
 
 
-def prepared(data: VAEData) -> VAEData:
-    """The dataset with its splits."""
+def prepared(data: VAEData, source: Path | str | None = None) -> VAEData:
+    """The dataset with its splits, made with what it kept in the run directory `source`."""
+    if source:
+        data.recall(partial(loading.kept_text, Path(source)))
     data.prepare_data()
     data.setup("fit")
     refuse_small_shared_memory(data)

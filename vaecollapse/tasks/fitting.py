@@ -5,7 +5,7 @@ import logging
 import math
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,11 +22,12 @@ from ..batch import collate
 from ..callbacks.acting import Acting
 from ..callbacks.monitor import CollapseMonitor
 from ..datasets.base import VAEData
+from ..detectors.base import Finding
 from ..diagnosis import Verdict
 from ..distributions.batch_norm import BatchNormPosterior
 from ..distributions.delta import DeltaPosterior
 from ..elbo import Progress
-from ..evaluation import quiet
+from ..evaluation import beside, quiet, spread
 from ..preflight import Survey, rehearse, survey
 from ..prescriptions import Prescription
 from ..probing import Plan, probe
@@ -50,6 +51,7 @@ from .recording import record_start
 from .rewinding import of_the_run_itself, refuse_planted, rewound
 
 log = logging.getLogger(__name__)
+NULL_EXAMPLES = 512  # validation examples that null models are read on
 CALIBRATION_EXAMPLES, AUDITED = 256, 16
 
 
@@ -67,8 +69,9 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     quiet_lightning()
     if cfg.resume:
         refuse_planted(cfg, directory)
-    data: VAEData = made("dataset", lambda: prepared(instantiate(cfg.dataset)), VAEData)
     begun = bool(cfg.resume) and has_begun(directory)  # else a resumed run starts once more
+    kept = directory if begun else cfg.init_from
+    data: VAEData = made("dataset", lambda: prepared(instantiate(cfg.dataset), kept), VAEData)
     weights = weights_of(cfg.init_from) if cfg.init_from and not begun else None
     module = build_module(cfg, build_model(cfg, data, weights))
     callbacks: dict[str, pl.Callback] = made("callback", lambda: instantiate(cfg.callback) or {})
@@ -86,6 +89,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     monitor = next((c for c in callbacks.values() if isinstance(c, CollapseMonitor)), None)
     if monitor:
         monitor.run, monitor.survey = run, plan
+        monitor.beside = known_beside(data)
         monitor.command, monitor.held = command_of(overrides, list(callbacks)), held_by(module)
         monitor.foresee = partial(look_ahead, module, data, trainer, plan.units)
         monitor.knobs = {name: float(cfg[name]) for name in ("seed", "max_epochs", "lr", "latent_dim")}
@@ -118,12 +122,24 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     return Outcome(verdict.verdict if verdict else "inconclusive", verdict, directory)
 
 
+def known_beside(data: VAEData) -> dict[str, Finding]:
+    """What the losses of the validation split are to be held against, in a line of the log too."""
+    count = len(cast(Sized, data.splits.validation))
+    found = beside(data.nulls("validation", spread(count, NULL_EXAMPLES)), data.facts)
+    if nulls := {name: each for name, each in found.items() if name.startswith("null_")}:
+        told = ", ".join(f"{name[5:]} {each.value:.4g} nats per token ({each.note})" for name, each in nulls.items())
+        log.info("null models: %s", told)
+    return found
+
+
 def ended(trainer: pl.Trainer, module: Training, seconds: float) -> dict[str, Any]:
     """What trained.json says: in which circumstances the numbers came about. Callbacks that train otherwise tell
     theirs; `seconds` are those since the last start."""
     steps = trainer.global_step
     said = {"steps": steps, "encoder_steps": steps, "decoder_steps": steps, "restarts": 0, "seconds": seconds,
             "parameters": sum(p.numel() for p in module.vae.parameters())}  # fmt: skip
+    if module.tokens_per_second is not None:
+        said["tokens_per_second"] = module.tokens_per_second
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         said |= callback.circumstances() if isinstance(callback, Acting) else {}
     return said

@@ -19,7 +19,7 @@ from ..detectors.base import Detector, Finding
 from ..diagnosis import Facts, Verdict, bars_of, diagnose
 from ..diagnosis import value as value_of
 from ..elbo import ELBO, Objective, Progress
-from ..evaluation import blocks_of, bound, distinct, read, reconstruction, spread
+from ..evaluation import beside, blocks_of, bound, distinct, per_token, read, reconstruction, spread
 from ..refusal import Refused
 from ..regularizers.base import Regularizer
 from ..run import Run
@@ -42,45 +42,78 @@ class Evaluated(NamedTuple):
     directory: Path
 
 
-def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Evaluated:
-    """Measures a run on a split, from its directory alone. Raises Refused where that cannot be read or does not fit."""
+class Opened(NamedTuple):
+    """A run read from its directory: configuration, checkpoint, data and model, and what its provenance says."""
+
+    source: Path
+    cfg: DictConfig
+    weights: loading.Weights
+    data: VAEData
+    module: Training
+    provenance: dict
+    seed: int
+
+    def split(self, name: str) -> Any:
+        """The examples of a split."""
+        return getattr(self.data.splits, name)
+
+    def told(self, split: str, examples: int) -> dict[str, Any]:
+        """What of it is read."""
+        return {"run": str(self.source.resolve()), "checkpoint": self.weights.file.name, "epoch": self.weights.epoch,
+                "step": self.weights.step, "split": split, "examples": examples}  # fmt: skip
+
+    def named(self, run: str) -> str:
+        """The checkpoint in words."""
+        of = f"{self.weights.file.name} of epoch {self.weights.epoch + 1}"
+        return f"{of} (step {self.weights.step}) of {run}"
+
+
+def opened(cfg: DictConfig) -> Opened:
+    """The run that a verb was given, from its directory alone. Raises Refused where that cannot be read."""
     quiet_lightning()
     source = loading.run_directory(cfg.run)
     own = moved(loading.read_config(source, list(cfg.trust)), list(cfg.overrides))
     weights = loading.load_weights(loading.checkpoint_of(source, cfg.checkpoint))
     device = usable(cfg.device)
-    data = rebuilt_data(own)
+    data = rebuilt_data(own, source)
     module = rebuilt_module(own, data, weights).to(device)
     provenance = loading.read_json(source, "provenance.json")
     if line := other_data(provenance.get("data"), data):
         log.warning("warning: %s", line)
     seed = module.seed if cfg.seed is None else cfg.seed
-    dataset = getattr(data.splits, cfg.split)
+    return Opened(source, own, weights, data, module, provenance, seed)
+
+
+def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Evaluated:
+    """Measures a run on a split, from its directory alone. Raises Refused where that cannot be read or does not fit."""
+    run_ = opened(cfg)
+    source, own, weights, data, module, provenance, seed = run_
+    dataset = run_.split(cfg.split)
     if not len(dataset):
         raise Refused(f"the {cfg.split} split of this run is empty: type split=validation")
     examples = Examples(dataset, spread(len(dataset), cfg.examples or len(dataset)), module)
     own_split = Examples(data.splits.train, spread(len(cast(Sized, data.splits.train)), TRAINING_EXAMPLES), module)
-    price = price_at(module, place_of(module, weights, data, own))
+    price, device = price_at(module, place_of(module, weights, data, own)), module.device
 
     def readings(of: Examples) -> dict[str, Finding]:
         return read(module.vae, of.distinct().blocks(EVALUATION_BLOCK), detectors_of(own, device), price, seed=seed)[0]
 
     found = made("the readings", lambda: readings(examples))
+    nulls = made("the null models", lambda: data.nulls(cfg.split, examples.positions))
+    found |= (given := beside(nulls, data.facts))
     training = made("the readings", lambda: readings(own_split)) if cfg.split != "train" else None
     figures = made("the figures", lambda: measured(module, examples, data, weights, seed=seed, samples=cfg.samples))
+    figures |= per_token(figures, nulls, given)
     # of a foreign command line nothing is composed, so nothing is prescribed
     facts = facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train")
     verdict = diagnose(found, training, facts)._replace(prescriptions=[])
-    run = Run(directory)
-    cfg = cast(DictConfig, OmegaConf.merge(cfg, {"seed": seed}))
-    record_start(run, cfg, overrides, data)
-    told = {"run": str(source.resolve()), "checkpoint": weights.file.name, "epoch": weights.epoch,
-            "step": weights.step, "split": cfg.split, "examples": len(examples)}  # fmt: skip
+    run, told = Run(directory), run_.told(cfg.split, len(examples))
+    record_start(run, cast(DictConfig, OmegaConf.merge(cfg, {"seed": seed})), overrides, data)
     run.write("provenance.json", run.read("provenance.json") | {"evaluated": told, "trained": provenance})
     content = {**told, **verdict.as_dict(), "figures": {name: figure(each) for name, each in figures.items()}}
     run.write("evaluation.json", content)
-    what = f"{len(examples)} {cfg.split} examples, {weights.file.name} of epoch {weights.epoch + 1}"
-    return Evaluated(verdict, figures, f"{what} (step {weights.step}) of {cfg.run}", directory)
+    what = f"{len(examples)} {cfg.split} examples, {run_.named(cfg.run)}"
+    return Evaluated(verdict, figures, what, directory)
 
 
 def moved(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -112,18 +145,19 @@ def usable(name: str) -> torch.device:
     return device
 
 
-def rebuilt_data(cfg: DictConfig) -> VAEData:
-    """The run's dataset with its splits, read in this process."""
+def rebuilt_data(cfg: DictConfig, source: Path) -> VAEData:
+    """The dataset of the run in `source` with its splits, read in this process."""
     if "num_workers" in cfg.dataset:
         cfg.dataset.num_workers = 0
     data = made("dataset", lambda: instantiate(cfg.dataset), VAEData)
     try:
-        return made("dataset", lambda: prepared(data), VAEData)
+        return made("dataset", lambda: prepared(data, source), VAEData)
     except Refused as error:
-        if "root" not in cfg.dataset:
+        place = next((key for key in ("root", "path", "images") if key in cfg.dataset), None)
+        if place is None:
             raise
         raise Refused(
-            f"{error}; if the data of this run lie elsewhere here, type \"overrides=['dataset.root=/new/place']\""
+            f"{error}; if the data of this run lie elsewhere here, type \"overrides=['dataset.{place}=/new/place']\""
         ) from error
 
 
@@ -236,6 +270,7 @@ def facts_of(
         schedule_done=settled,
         floor=value_of(found, "floor", 0.0),
         held_out=held_out,
+        bottleneck=module.vae.bottleneck,
         bars=bars_of(OmegaConf.select(cfg, "callback.collapse_monitor.bars") or {}),
     )
 

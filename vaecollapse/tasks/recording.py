@@ -19,12 +19,14 @@ from ..run import Run
 def record_start(
     run: Run, cfg: DictConfig, overrides: Sequence[str], data: VAEData, source: dict[str, Any] | None = None
 ) -> None:
-    """config.yaml, overrides.txt and provenance.json."""
+    """config.yaml, overrides.txt, provenance.json, and what the data keep in a run."""
     composed = OmegaConf.to_yaml(cfg, resolve=True)
     run.write("config.yaml", composed)
     (run.directory / "quarantine.csv").unlink(missing_ok=True)  # of a start that was killed
     if data.left_out:
         run.append_csv("quarantine.csv", ["path", "reason"], data.left_out)
+    for name, text in data.keep().items():
+        run.write(name, text)
     run.write("overrides.txt", "".join(f"{line}\n" for line in overrides))
     packages = ("torch", "lightning", "hydra-core", "torchmetrics", "zuko", "numpy")
     run.write(

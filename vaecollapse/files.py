@@ -1,0 +1,40 @@
+"""Files that are whole or absent: replaced at once, or appended to by whole lines."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """A name in the same folder to write to: it becomes `path` when the block ends, and vanishes where that fails.
+
+    `sync`: it is on the disk before it does, so that a power cut leaves the old file or the new one.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        if sync:
+            with temporary.open("ab") as file:
+                os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def append(path: Path, text: str) -> None:
+    """Adds whole lines or nothing: what a full disk cut short is taken back."""
+    with path.open("ab", buffering=0) as file:
+        start, rest = file.tell(), memoryview(text.encode())
+        try:
+            while rest:
+                rest = rest[file.write(rest) or 0 :]
+        except BaseException:
+            os.truncate(file.fileno(), start)
+            raise

@@ -1,0 +1,93 @@
+"""`vaecollapse-sample`: what a trained run's latent decodes to, written to be listened to, looked at or read."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from ..batch import Batch, collate
+from ..evaluation import quiet
+from ..refusal import Refused
+from ..run import Run
+from ..sampling import MODES, Held, most
+from ..writers.base import Made, Writer
+from .building import made
+from .measuring import Opened, opened
+from .recording import record_start
+
+log = logging.getLogger(__name__)
+USUAL = {"prior": 16, "posterior": 16, "interpolate": 4, "traverse": 3}
+SAID_EVERY = 10.0  # seconds
+
+
+class Sampled(NamedTuple):
+    """What was written, what to open first, and where it lies."""
+
+    what: str
+    first: str
+    directory: Path
+
+
+def sample(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Sampled:
+    """Writes samples of a run, from its directory alone. Raises Refused, and leaves nothing, where that cannot be read
+    or does not hold what is asked for."""
+    run_ = opened(cfg)
+    held, vae = held_of(run_, cfg.split), run_.module.vae
+    if cfg.tokens is not None and "vocab_size" not in run_.data.facts:
+        raise Refused(f"tokens={cfg.tokens:g} has no effect: what this run decodes to are no tokens, so leave it out")
+    with quiet(vae, run_.seed):
+        n = count_of(cfg.n, cfg.mode, made("the samples", lambda: most(vae, held, cfg.mode)))
+        asked = {key: cfg[key] for key in ("steps", "draws", "temperature", "tokens") if cfg[key] is not None}
+        blocks = begun(lambda: MODES[cfg.mode](vae, held, n, seed=run_.seed, **asked))
+        folder = directory / "samples"
+        writer = made("the samples", lambda: run_.data.writer(folder, cfg.format), Writer)
+        run = Run(directory)
+        record_start(run, cast(DictConfig, OmegaConf.merge(cfg, {"seed": run_.seed, "n": n})), overrides, run_.data)
+        told = run_.told(cfg.split, n) | {"mode": cfg.mode}
+        run.write("provenance.json", run.read("provenance.json") | {"sampled": told, "trained": run_.provenance})
+        write(writer, blocks, n)
+    return Sampled(f"{n} of mode={cfg.mode}, {run_.named(cfg.run)}", str(writer.first), directory)
+
+
+def held_of(run: Opened, split: str) -> Held:
+    """The examples of a split, as batches on the model's device."""
+    dataset = run.split(split)
+
+    def take(positions: Sequence[int]) -> Batch:
+        return collate([dataset[position] for position in positions]).like(run.module)
+
+    example = collate([run.data.splits.train[0]])
+    return Held(len(dataset), take, run.module.vae.condition(example) is not None)
+
+
+def count_of(asked: int | None, mode: str, limit: int | None) -> int:
+    """How many samples. Refused where more are asked for than there can be."""
+    if limit is None:
+        return asked or USUAL[mode]
+    if asked is not None and asked > limit:
+        what = {"posterior": "examples", "interpolate": "examples that follow each other", "traverse": "units"}[mode]
+        raise Refused(f"n={asked} with mode={mode}, but there are {limit} {what}: type n={limit}")
+    return asked or min(limit, USUAL[mode])
+
+
+def begun(start: Callable[[], Iterator[Made]]) -> Iterator[Made]:
+    """The blocks, the first of them made already: what cannot be decoded is refused before anything is written."""
+    blocks = start()
+    first = made("the samples", lambda: next(blocks))
+    return chain([first], blocks)
+
+
+def write(writer: Writer, blocks: Iterator[Made], n: int) -> None:
+    """Block by block, with a line of how far it is where that takes long."""
+    said = time.monotonic()
+    with writer:
+        for block in blocks:
+            writer.add(block)
+            done = block.start + len(next(iter(block.columns.values())))
+            if done < n and time.monotonic() - said > SAID_EVERY:
+                said = time.monotonic()
+                log.info("%d of %d samples", done, n)
