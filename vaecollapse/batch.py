@@ -13,8 +13,9 @@ class Batch(NamedTuple):
     """Examples side by side. A single example has the same fields without the batch axis.
 
     `mask` is True where `x` is data and False where it is padding. Of text, `x` holds the token ids of an answer with
-    its EOS and `context` those of its prompt, each padded with PAD up to the longest of the batch. `index` is the position in the split: readings
-    key their noise by it, so that a number does not depend on batch size, order or process.
+    its EOS and `context` those of its prompt, each padded with PAD up to the longest of the batch. `index` is the
+    position in the split: readings key their noise by it, so that a number does not depend on batch size, order or
+    process.
     """
 
     x: Shaped[Tensor, "batch *event"]
