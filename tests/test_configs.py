@@ -175,7 +175,7 @@ def test_exactly_the_knobs_that_nothing_reads_are_refused(model, regularizer):
     choices = dict(cfg.hydra.runtime.choices)
     cfg = OmegaConf.masked_copy(cfg, [*config.KNOBS, *TREE])
     dead = {sentence.split(" has no effect")[0] for sentence in config.without_effect(cfg, lines, choices, [CONF])}
-    unread = {"linear": FLOWLESS, **dict.fromkeys(("image", "image_ar"), {"pool"})}.get(model, set())
+    unread = {"linear": FLOWLESS, "image": {"pool"}, "image_ar": {"pool"}}.get(model, set())
     unread = {"pool", "likelihood=normal"} if model.startswith("text") else unread
     assert dead == unread | IDLE.get(regularizer, PLAIN)
 
