@@ -1,11 +1,11 @@
-"""Rain whose law is known: a thresholded Gaussian random field, of independent draws or members given a truth's blocks."""
+"""Rain whose law is known: a thresholded Gaussian random field."""
 
 import torch
 from torch import Tensor
 
 
 def rain(count: int, times: int, *, size: int = 32, seed: int = 0, smooth: float = 4.0) -> Tensor:
-    """(count, times, size, size) in mm, independent draws: about two in five cells wet, correlated over `smooth` cells."""
+    """(count, times, size, size) in mm, independent draws: two in five cells wet, correlated over `smooth` cells."""
     return 5 * (gaussian_fields(count, times, size=size, seed=seed, smooth=smooth) - 0.25).clamp(min=0)
 
 

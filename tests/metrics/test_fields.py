@@ -58,7 +58,7 @@ def test_diversity_is_scikit_learns_cosine() -> None:
     assert found.value[2:].isnan().all()
     score = scored(EnsembleDiversity(), Fields(members[0]), members)["diversity"]
     assert score.value == pytest.approx(float(found.value[:2].mean()))
-    assert score.note == "12 dry members dropped, 1 times with all members dry, 1 times with one wet"
+    assert score.note == "12 dry members dropped, 1 times with all members dry, 1 times with one wet member"
 
 
 def test_diversity_is_blind_to_scale_and_0_for_copies() -> None:
@@ -227,7 +227,11 @@ def test_ranks_are_counted_and_ties_fall_anywhere_alike() -> None:
     dry = ranks(torch.zeros(4, 50, 16, 16), torch.zeros(50, 16, 16), seed=3)
     chi = scipy.stats.chisquare(torch.bincount(dry.flatten().long(), minlength=5).numpy())
     assert chi.pvalue > 0.001
-    assert set(ranks(torch.tensor([[0.0], [0.0], [5.0]]), torch.tensor([0.0]), seed=s).item() for s in range(40)) == {0, 1, 2}
+    assert {ranks(torch.tensor([[0.0], [0.0], [5.0]]), torch.tensor([0.0]), seed=s).item() for s in range(40)} == {
+        0,
+        1,
+        2,
+    }
 
 
 def test_ranks_of_a_time_are_the_same_wherever_it_stands() -> None:

@@ -19,8 +19,8 @@ STEPS = OCTAVES * 2 ** (23 - DROPPED_BITS) + 1
 
 
 def distances(real: Float[Tensor, " n"], generated: Float[Tensor, " m"]) -> tuple[float, float]:
-    """Of two samples the Kolmogorov–Smirnov distance max|F − G|, and the first Wasserstein distance ∫|F − G| dx, which is
-    in the samples' unit.
+    """Of two samples the Kolmogorov–Smirnov distance max|F − G|, and the first Wasserstein distance ∫|F − G| dx, in the
+    samples' unit.
 
     >>> distances(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 3.0]))
     (0.5, 1.0)

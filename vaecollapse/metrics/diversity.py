@@ -83,7 +83,9 @@ class EnsembleDiversity(FieldMetric):
     def __init__(self, *, healthy: Sequence[float] = (0.5, 2.0)) -> None:
         super().__init__()
         if len(healthy) != 2 or not 0 < healthy[0] < healthy[1]:
-            raise Refused(f"metric.diversity.healthy must be two rising numbers above 0, but got {healthy}: type [0.5,2]")
+            raise Refused(
+                f"metric.diversity.healthy must be two rising numbers above 0, but got {healthy}: type [0.5,2]"
+            )
         self.low, self.high = healthy
 
     def rows(
@@ -110,15 +112,11 @@ class EnsembleDiversity(FieldMetric):
         return {"diversity": total / defined, "diversity_ratio": ours / theirs, "diversity_of_analogs": theirs / both}
 
     def note(self, name: str) -> str:
-        sums = self.by_block()[1].sum(0)
-        defined, ours, theirs, both, dry, all_dry, single = (int(v) if i not in (1, 2) else float(v)
-                                                             for i, v in enumerate(sums[1:].tolist()))  # fmt: skip
+        _, defined, ours, theirs, both, *dropped = self.by_block()[1].sum(0).tolist()
         if name == "diversity":
-            counted = {"dry members dropped": dry, "times with all members dry": all_dry, "times with one wet": single}
-            return ", ".join(f"{count} {what}" for what, count in counted.items() if count)
+            kinds = ("dry members dropped", "times with all members dry", "times with one wet member")
+            return ", ".join(f"{count:.0f} {kind}" for count, kind in zip(dropped, kinds, strict=True) if count)
         if not both:
-            return "no training data to take analogs from"
-        if name != "diversity_ratio":
-            return ""
+            return "no training data to take analogs from" if defined else ""
         where = "within" if self.low <= ours / theirs <= self.high else "outside"
-        return f"{where} {self.low:g} to {self.high:g}"
+        return f"{where} {self.low:g} to {self.high:g}" if name == "diversity_ratio" else ""

@@ -169,7 +169,9 @@ def number(value: float | None) -> float | None:
     return None if value is None or value != value else value
 
 
-def sign_flips(differences: Float[Tensor, "blocks n"], *, permutations: int = 999, seed: int = 0) -> Float[Tensor, "p n"]:
+def sign_flips(
+    differences: Float[Tensor, "blocks n"], *, permutations: int = 999, seed: int = 0
+) -> Float[Tensor, "p n"]:
     """Σ_b s_b d_b for signs s: what a statistic of the sum would be had real and generated changed places within
     blocks. The first is the observed one; all 2^(B − 1) where there are no more than `permutations`.
 
@@ -186,8 +188,8 @@ def sign_flips(differences: Float[Tensor, "blocks n"], *, permutations: int = 99
 
 
 def permutation_p(statistics: Float[Tensor, " p"], *, least: int = 20) -> float | None:
-    """The share of permutations at least as extreme as the first, which is the observed one (Phipson & Smyth 2010); None
-    with fewer than `least`, of which none could be significant.
+    """The share of permutations at least as extreme as the first, which is the observed one (Phipson & Smyth 2010).
+    None with fewer than `least`, of which none could be significant.
 
     >>> permutation_p(torch.tensor([3.0] + 39 * [1.0]))
     0.025

@@ -35,10 +35,10 @@ def ranks(
 
 
 class RankHistogram(FieldMetric):
-    """`rank_reliability`: Σ_r |f_r − 1/(K + 1)|, 0 for a flat histogram (Delle Monache 2006). `rank_outliers`: the share
-    of truths beyond all members over the 2/(K + 1) that a perfect ensemble leaves there; above 1 where the ensemble is
-    too sure. `rank_flatness_p`: of Σ_r (counts − expected)² against sign flips of whole blocks, since cells hang
-    together. `histogram` has the shares.
+    """`rank_reliability`: Σ_r |f_r − 1/(K + 1)|, 0 for a flat histogram (Delle Monache 2006). `rank_outliers`: the
+    share of truths beyond all members over the 2/(K + 1) that a perfect ensemble leaves there; above 1 where the
+    ensemble is too sure. `rank_flatness_p`: of Σ_r (counts − expected)² against sign flips of whole blocks, since
+    cells hang together. `histogram` has the shares.
     """
 
     def __init__(self, *, permutations: int = 999, seed: int = 0) -> None:
@@ -68,9 +68,7 @@ class RankHistogram(FieldMetric):
         """Of Σ_r (Σ_b s_b (counts − expected))², None with too few blocks."""
         counts = self.by_block()[1][:, :-1]
         apart = counts - counts.mean(1, keepdim=True)
-        return permutation_p(
-            sign_flips(apart, permutations=self.permutations, seed=self.seed).square().sum(1)
-        )
+        return permutation_p(sign_flips(apart, permutations=self.permutations, seed=self.seed).square().sum(1))
 
     def values(self, sums: Float[Tensor, "*blocks n"]) -> dict[str, Float[Tensor, "*blocks"]]:
         counts = sums[..., :-1]

@@ -9,8 +9,8 @@ from .fields import FieldMetric, Fields
 
 
 class Rx1Day(FieldMetric):
-    """`rx1day` in mm: the mean over cells and blocks of the largest amount of a day (ETCCDI's, where a block is a year),
-    of each member by itself, beside the truth's. Not defined where a step is no day."""
+    """`rx1day` in mm: the mean over cells and blocks of the largest amount of a day (ETCCDI's, where a block is a
+    year), of each member by itself, beside the truth's. Not defined where a step is no day."""
 
     def __init__(self) -> None:
         super().__init__()

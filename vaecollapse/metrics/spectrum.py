@@ -37,9 +37,9 @@ def radial_spectrum(fields: Float[Tensor, "*batch height width"]) -> Float[Tenso
 
 
 class SpectrumDistance(FieldMetric):
-    """`spectrum_distance` in dB: the root mean square over wavenumbers of 10 log₁₀ of the members' mean spectrum over the
-    truth's, both averaged over times. `spectrum_fine` in dB: the same ratio, with its sign, over the upper half of the
-    wavenumbers: negative where members are blurred.
+    """`spectrum_distance` in dB: the root mean square over wavenumbers of 10 log₁₀ of the members' mean spectrum over
+    the truth's, both averaged over times. `spectrum_fine` in dB: the same ratio, with its sign, over the upper half of
+    the wavenumbers: negative where members are blurred.
 
     Masked cells are 0 in both. Not defined where a spectrum is 0 at some wavenumber.
     """
