@@ -84,8 +84,8 @@ class FieldMetric(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("block", torch.zeros(0, dtype=torch.long), dist_reduce_fx="cat", persistent=True)
-        self.add_state("sums", torch.zeros(0, 0, dtype=torch.float64), dist_reduce_fx="cat", persistent=True)
+        for name in ("block", "sums"):  # lists of one tensor: ranks may differ in their blocks
+            self.add_state(name, [], dist_reduce_fx="cat", persistent=True)
         self.add_state("times", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum", persistent=True)
         self.add_state("members", torch.zeros((), dtype=torch.long), dist_reduce_fx="max", persistent=True)
 
@@ -105,9 +105,15 @@ class FieldMetric(Metric):
 
     def add(self, block: Int[Tensor, " rows"], rows: Float[Tensor, "rows n"]) -> None:
         """Sums rows into those of their block."""
-        before = self.sums if len(self.sums) else rows[:0]
-        self.block, at = torch.cat([self.block.cpu(), block]).unique(return_inverse=True)
-        self.sums = rows.new_zeros(len(self.block), rows.shape[1]).index_add_(0, at, torch.cat([before.cpu(), rows]))
+        own, at = self.kept("block", block).unique(return_inverse=True)
+        every = self.kept("sums", rows)
+        self.block, self.sums = [own], [rows.new_zeros(len(own), rows.shape[1]).index_add_(0, at, every)]
+
+    def kept(self, name: str, more: Shaped[Tensor, "rows *n"]) -> Shaped[Tensor, "all *n"]:
+        """A state's rows, and more."""
+        state = getattr(self, name)
+        parts = state if isinstance(state, list) else [state]  # after a sync a tensor
+        return torch.cat([*(part.cpu() for part in parts), more])
 
     @abstractmethod
     def rows(
@@ -132,8 +138,11 @@ class FieldMetric(Metric):
 
     def by_block(self) -> tuple[Shaped[Tensor, " blocks"], Float[Tensor, "blocks n"]]:
         """The rows' sums, one for each block (more than one rank may have seen it)."""
-        block, at = self.block.unique(return_inverse=True)
-        return block, self.sums.new_zeros(len(block), self.sums.shape[1]).index_add_(0, at, self.sums)
+        if not len(self.block):
+            return torch.zeros(0, dtype=torch.long), torch.zeros(0, 0, dtype=torch.float64)
+        block, sums = (torch.cat(state) if isinstance(state, list) else state for state in (self.block, self.sums))
+        own, at = block.unique(return_inverse=True)
+        return own, sums.new_zeros(len(own), sums.shape[1]).index_add_(0, at, sums)
 
     def scores(self) -> list[Score]:
         block, sums = self.by_block()

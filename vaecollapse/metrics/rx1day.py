@@ -14,7 +14,7 @@ class Rx1Day(FieldMetric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("place", torch.zeros(0, dtype=torch.long), dist_reduce_fx="cat", persistent=True)
+        self.add_state("place", [], dist_reduce_fx="cat", persistent=True)
         self.add_state("days", torch.ones((), dtype=torch.long), dist_reduce_fx="min", persistent=True)
 
     def take(self, real: Fields, generated: Tensor, valid: Tensor) -> None:
@@ -29,13 +29,13 @@ class Rx1Day(FieldMetric):
 
     def highest(self, keys: Shaped[Tensor, "rows two"], peaks: Float[Tensor, "rows n"]) -> None:
         """The largest value of each column for each (block, place), beside those that are kept."""
-        if len(self.sums):
-            keys = torch.cat([torch.stack([self.block, self.place], 1).cpu(), keys])
-            peaks = torch.cat([self.sums.cpu(), peaks])
-        own, at = keys.unique(dim=0, return_inverse=True)
-        self.block, self.place = own.unbind(1)
-        where = at[:, None].expand_as(peaks)
-        self.sums = torch.full((len(own), peaks.shape[1]), -torch.inf).scatter_reduce_(0, where, peaks.float(), "amax")
+        block, place = (self.kept(name, key) for name, key in zip(("block", "place"), keys.unbind(1), strict=True))
+        own, at = torch.stack([block, place], 1).unique(dim=0, return_inverse=True)
+        every = self.kept("sums", peaks.float())
+        found = torch.full((len(own), every.shape[1]), -torch.inf).scatter_reduce_(
+            0, at[:, None].expand_as(every), every, "amax"
+        )
+        self.block, self.place, self.sums = ([each] for each in (*own.unbind(1), found))
 
     def rows(
         self,
@@ -48,13 +48,14 @@ class Rx1Day(FieldMetric):
     def by_block(self) -> tuple[Shaped[Tensor, " blocks"], Float[Tensor, "blocks n"]]:
         """Σ over cells of members' peaks, of the truth's, and the number of cells, by block."""
         if not len(self.block):
-            return self.block, self.sums
-        self.highest(torch.stack([self.block, self.place], 1)[:0], self.sums[:0])  # ranks may share a place
-        peaks = self.sums.unflatten(1, (int(self.members) + 1, -1))
+            return super().by_block()
+        width = (self.sums[0] if isinstance(self.sums, list) else self.sums).shape[-1]
+        self.highest(torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, width))  # ranks may share a place
+        peaks = self.sums[0].unflatten(1, (int(self.members) + 1, -1))
         seen = torch.isfinite(peaks[:, :1])
         peaks = torch.where(seen, peaks, 0)
         rows = torch.stack([peaks[:, 1:].mean(1).sum(1), peaks[:, 0].sum(1), seen.sum((1, 2))], 1).double()
-        block, at = self.block.unique(return_inverse=True)
+        block, at = self.block[0].unique(return_inverse=True)
         return block, rows.new_zeros(len(block), 3).index_add_(0, at, rows)
 
     def values(self, sums: Float[Tensor, "*blocks n"]) -> dict[str, Float[Tensor, "*blocks"]]:

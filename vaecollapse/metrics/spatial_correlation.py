@@ -50,5 +50,5 @@ class SpatialCorrelation(FieldMetric):
         return {"spatial_correlation": sums[..., 0] / sums[..., 1]}
 
     def note(self, name: str) -> str:
-        undefined = int(self.sums[:, 2].sum())
+        undefined = int(self.by_block()[1][:, 2].sum())
         return f"{undefined} pairs of fields with a constant one left out" if undefined else ""
