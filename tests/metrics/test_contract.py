@@ -130,6 +130,17 @@ def test_what_is_masked_or_nan_in_the_truth_counts_nowhere(name: str) -> None:
 
 
 @every
+def test_fields_without_a_cell_to_compare_are_none(name: str) -> None:
+    real, members = made()
+    assert real.mask is not None
+    some = torch.arange(36) % 3 > 0
+    hidden = real._replace(mask=real.mask & some[:, None, None])
+    assert numbers(read(build(name), hidden, members)) == close(read(build(name), real.at(some), members[:, some]))
+    nothing = read(build(name), real._replace(mask=torch.zeros_like(real.mask)), members)
+    assert [(each.value, each.note) for each in nothing] == [(None, "nothing was measured")]
+
+
+@every
 def test_members_without_a_number_or_of_another_shape_are_refused(name: str) -> None:
     real, members = made()
     members = members.clone()

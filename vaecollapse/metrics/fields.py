@@ -96,8 +96,13 @@ class FieldMetric(Metric):
         if before not in (0, members):
             raise Refused(f"{before} members at first and {members} now: give the same number for every time")
         self.members = self.members.clamp(min=members)
+        real, generated, valid = cleaned(real, generated)
+        seen = valid.any(-1).any(-1)
+        if not seen.all():  # a field without a cell to compare is none
+            real, generated, valid = real.at(seen), generated[:, seen], valid[seen]
         self.times = self.times + len(real.values)
-        self.take(*cleaned(real, generated))
+        if len(real.values):
+            self.take(real, generated, valid)
 
     def take(self, real: Fields, generated: Tensor, valid: Tensor) -> None:
         """Keeps what is needed of one part; fields are 0 where they are not valid."""
