@@ -195,10 +195,10 @@ def refusal(overrides: list[str]) -> str | None:
          "free_bits has no effect with regularizer=beta: regularizer=free_bits would read it"),
         (["model=linear", "capacity=4"],
          "capacity has no effect with model=linear: model=audio or model=audio_nf or model=image or "
-         "model=image_ar would read it"),
+         "model=image_ar or model=text_lstm or model=text_tokens would read it"),
         (["model=linear", "prior=maf"],
          "prior=maf has no effect with model=linear: model=audio or model=audio_nf or model=image or "
-         "model=image_ar would read it"),
+         "model=image_ar or model=text_lstm or model=text_tokens would read it"),
         (["coefficient@regularizer.weight=constant", "warmup=0.2"],
          "warmup has no effect with coefficient@regularizer.weight=constant"),
         (["coefficient@regularizer.weight=cyclical", "warmup=0.2"],
