@@ -121,7 +121,7 @@ def test_every_yaml_says_what_it_is():
         (["model=image", "dataset=drums", "likelihood=bernoulli"],
          {"dataset": "DrumsData", "likelihood": "BernoulliLikelihood"}),
         (["model=text_tokens"], {"dataset": "ArithmeticData", "regularizer": "Beta", "posterior": "NormalPosterior"}),
-        (["model=text_lstm", "dataset=gsm8k", "posterior=realnvp"],
+        (["model=text_lstm", "dataset=gsm8k", "dataset.root=x", "posterior=realnvp"],
          {"dataset": "GSM8KData", "posterior": "FlowPosterior"}),
         (["model=audio", "prior=nsf"], {"prior": "FlowPrior", "posterior": "NormalPosterior"}),
     ],
