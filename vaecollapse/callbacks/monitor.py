@@ -150,7 +150,7 @@ class CollapseMonitor(Callback):
         self.run = Run(directory) if directory else None
         self.survey: Survey | None = None
         self.foresee: Callable[[], Survey] | None = None  # the survey once more, at the price that is charged now
-        self.knobs: Mapping[str, float] = {}
+        self.knobs: dict[str, float] = {}
         self.held: tuple[str, ...] = ()
         self.command: Callable[[Prescription], Prescription] | None = None
         self.verdict: Verdict | None = None
