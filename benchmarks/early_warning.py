@@ -4,8 +4,8 @@
 
 Linear VAEs (or MLPs) on Gaussian data, with a warm-up or without, and the detectors that grave alarms rest on. Healthy:
 β from 0.1 to 0.5 of the critical value of the collapsed point. Collapses: β from 1.2 to 4 times that value, and a
-decoder that stops listening at a settled price, the norm of its first layer falling from half-way on. A collapse is told
-in time if a grave alarm sounds before the number of informative directions has halved from its peak. Intervals:
+decoder that stops listening at a settled price, the norm of its first layer falling from half-way on. A collapse is
+told in time if a grave alarm sounds before the number of informative directions has halved from its peak. Intervals:
 Clopper-Pearson, 95 %.
 """
 
