@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=1 python benchmarks/zoo.py --trained --seeds 5   # trained by vaecollapse-train instead
 
 The constructions are those of the tests (tests/planted_zoo.py, tests/trained_zoo.py), each in its condition by
-definition. Prints markdown. Exit code 1 where a condition is named in fewer than 95 % of its cases, or a sick one is called healthy or the other way
-round.
+definition. Prints markdown. Exit code 1 where a condition is named in fewer than 95 % of its cases, or a sick one is
+called healthy or the other way round.
 """
 
 import argparse

@@ -36,8 +36,8 @@ def best(rows: Sequence[Row]) -> tuple[float, float]:
 def has_fallen(trend: Sequence[Row], settled_at: float | None) -> bool:
     """Is the last reading below `FADED` of the best before? One alone may be an accident of training: it is worth
     another at once."""
-    *before, last = at_the_price(trend, settled_at) or [None]
-    return last is not None and len(before) > 1 and last.gap < FADED * best(before)[0]
+    rows = at_the_price(trend, settled_at)
+    return len(rows) > 2 and rows[-1].gap < FADED * best(rows[:-1])[0]
 
 
 def fading(trend: Sequence[Row], settled_at: float | None) -> bool:
