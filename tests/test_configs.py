@@ -26,6 +26,7 @@ NEEDS = {
     ("dataset", "audio_folder"): ["dataset.root=somewhere"],
     ("dataset", "image_folder"): ["dataset.root=somewhere"],
     ("dataset", "idx"): ["dataset.images=somewhere"],
+    ("dataset", "precipitation"): ["dataset.target.path=somewhere"],
     ("regularizer", "geco"): ["regularizer.kappa=10.0"],
     ("coefficient", "staged"): ["callback=[stages]"],
     ("coefficient", "pretrain_reset"): ["callback=[pretrain_reset]"],

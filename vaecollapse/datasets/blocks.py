@@ -15,8 +15,8 @@ SPLITS = ("training", "validation", "test")
 class Dealt(NamedTuple):
     """Of each position along an axis: its split (0 training, 1 validation, 2 test, −1 in a gap) and its block."""
 
-    split: Int[np.ndarray, " position"]
-    block: Int[np.ndarray, " position"]
+    split: Int[np.ndarray, "*position"]
+    block: Int[np.ndarray, "*position"]
 
 
 def dealt(

@@ -1,7 +1,7 @@
 """Which crops of a record are used, and for what: why the others are not, and how blocks of them fall to the splits."""
 
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -47,7 +47,7 @@ def choose(
     """Deals the crops that can be used to the splits, in an order keyed by the seed. Refused where one stays empty."""
     fate = _fates(record, windows, seen, wet)
     if mask == "error" and (holes := np.argwhere(fate == HOLE)).size:
-        first = record.target.times.stamp(holes[0, 0])
+        first = record.target.times.stamp(int(holes[0, 0]))
         raise Refused(
             f"{len(holes)} crops have cells missing at some times, the first at {first}; type dataset.mask=auto to "
             "leave them out"
@@ -77,18 +77,20 @@ def _fates(record: Record, windows: list[Window], seen: Seen, wet: float) -> Int
     return fate
 
 
-def _deal(record: Record, windows: list[Window], usable: Bool[np.ndarray, "time window"], split: Split, seed: int):
+def _deal(
+    record: Record, windows: list[Window], usable: Bool[np.ndarray, "time window"], split: Split, seed: int
+) -> Dealt:
     """Of each moment and window its split, −1 in a gap, and its block. Regions are strips across the longer side."""
-    plan = dict(gap=split.gap, validation=split.val_fraction, test=split.test_fraction, seed=seed)
+    plan: dict[str, Any] = dict(validation=split.val_fraction, test=split.test_fraction, seed=seed)
     if split.by == "region":
         along = int(record.area.shape[1] > record.area.shape[0])
         strip = np.array([(window[along] - windows[0][along]) // record.sides[along] for window in windows])
         weights = np.bincount(strip, usable.sum(0))
         gap = -(-split.gap // record.sides[along])  # whole crops are left out
-        strips = dealt(weights, least=4, **{**plan, "gap": gap})
+        strips = dealt(weights, gap=gap, least=4, **plan)
         return Dealt(*(np.broadcast_to(each[strip], usable.shape) for each in strips))
     if split.by == "year":
-        times = separated(np.array([stamp[0] for stamp in record.target.times.stamps]), **plan)
+        times = separated(np.array([stamp[0] for stamp in record.target.times.stamps]), gap=split.gap, **plan)
     else:
-        times = dealt(usable.sum(1), least=1, **plan)
+        times = dealt(usable.sum(1).astype(float), gap=split.gap, least=1, **plan)
     return Dealt(*(np.broadcast_to(each[:, None], usable.shape) for each in times))

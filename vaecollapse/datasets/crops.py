@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from ..batch import Batch
 from ..refusal import Refused
 from .clips import Vanished
-from .grids import Match, block_means, repeated
+from .grids import Match, block_means, block_sums, repeated
 from .series import Series
 
 CELLS = 2**22  # of the target read at a time
@@ -149,7 +149,8 @@ def look_through(record: Record, windows: Sequence[Window], digest) -> Seen:
             missing[here, number] = (~valid).sum((1, 2))
             mean[here, number] = np.divide(total, covered, out=np.full(len(total), np.nan), where=covered > 0)
             coarse = block_means(frames.x[:, *cells], area, record.factor, valid)
-            wet[here, number] = (coarse >= record.wet).mean((1, 2))
+            seen_blocks = block_sums(valid, record.factor) > 0
+            wet[here, number] = (coarse >= record.wet).sum((1, 2)) / np.maximum(seen_blocks.sum((1, 2)), 1)
             if frames.coarse is not None:
                 rows, columns = record.blocks(window)
                 complete[here, number] = np.isfinite(frames.coarse[:, :, rows, columns]).all((1, 2, 3))

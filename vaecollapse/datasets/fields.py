@@ -120,7 +120,7 @@ class FieldData(VAEData):
 
     @property
     def facts(self) -> dict[str, object]:
-        """`transform` is a fresh module each time; `wet`, from where on a cell is, and `p99` of wet training cells in mm."""
+        """`transform` is a new module each time; `wet`, the least of a wet cell, and `p99` of these are in mm."""
         self.setup()
         assert self._known is not None
         shape, factor, channels, unit, wet, transform, p99 = self._known

@@ -245,6 +245,7 @@ def _read(
 
 
 def _keep(store: HeldFields, rows: np.ndarray, batch: Batch) -> None:
+    assert batch.context is not None
     store.x[rows], store.context[rows] = batch.x, batch.context
-    if store.mask is not None:
+    if store.mask is not None and batch.mask is not None:
         store.mask[rows] = batch.mask

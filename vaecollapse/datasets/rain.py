@@ -112,8 +112,8 @@ class RainData(FieldData):
             )
         if not (0 < wet <= 1 and 0 <= memory < 1 and mean > 0 and shape > 0):
             raise Refused(
-                f"wet={wet:g}, memory={memory:g}, mean={mean:g}, shape={shape:g} are no rain; type dataset.wet in (0, 1],"
-                " dataset.memory in [0, 1), dataset.mean and dataset.shape above 0"
+                f"wet={wet:g}, memory={memory:g}, mean={mean:g}, shape={shape:g} are no rain; type dataset.wet in "
+                "(0, 1], dataset.memory in [0, 1), dataset.mean and dataset.shape above 0"
             )
         if min(coarse_length, fine_length, half_rate) < 0 or len(velocity) != 2:
             raise Refused(

@@ -288,10 +288,9 @@ class Series:
         for path_ in self.paths[1:]:
             self._check_same(path_)
         self.attributes = dict(first.variables[name].attrs)
-        self.units = [
-            str(handles(path_, self.where).dataset.variables[name].attrs.get("units", "")) for path_ in self.paths
-        ]
-        self._parts = [layout(handles(path_, self.where).dataset, name, str(path_), timed=True) for path_ in self.paths]
+        every = [handles(path_, self.where).dataset for path_ in self.paths]
+        self.units = [str(dataset.variables[name].attrs.get("units", "")) for dataset in every]
+        self._parts = [layout(dataset, name, self.where, timed=True) for dataset in every]
         self.times = times_of(self.paths, name, self.where)
         self.factors = np.ones(len(self.paths), np.float32)  # what makes the files' units mm
         self._drop_copies()
@@ -316,7 +315,7 @@ class Series:
     def _drop_copies(self) -> None:
         seconds = self.times.seconds
         twice = np.flatnonzero(np.diff(seconds) == 0)
-        for row in twice:
+        for row in twice.tolist():
             one, other = self.read(row, row + 1), self.read(row + 1, row + 2)
             if not np.array_equal(one, other, equal_nan=True):
                 stamp = self.times.stamp(row)
