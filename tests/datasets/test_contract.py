@@ -67,7 +67,7 @@ def build(recordings: Path, images: Path, record: Path):
         node = OmegaConf.load(CONF / "dataset" / f"{name}.yaml")
         given = {"root": str(images if "image" in name else recordings), "clips": 400, "images": str(images / "idx")}
         given |= {"storms": 60, "target": {"path": str(record)}}
-        given["crop"] = {"size": 8}
+        given |= {"crop": {"size": 8}} if name == "precipitation" else {}
         filled = {key: value for key, value in given.items() if key in list(node)}
         config = OmegaConf.create({**KNOBS, "dataset": OmegaConf.merge(node, filled, changes)})
         settings = OmegaConf.to_container(config.dataset, resolve=True)

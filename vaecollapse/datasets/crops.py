@@ -1,7 +1,7 @@
 """Windows of a record of rain fields with their condition, read from its files when they are asked for."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -128,14 +128,18 @@ class Seen(NamedTuple):
     never: Bool[np.ndarray, "height width"]
 
 
-def look_through(record: Record, windows: Sequence[Window], digest) -> Seen:
-    """Reads the record once, chunk by chunk, and feeds what it reads to `digest`. Refused where it is no rain."""
+def look_through(record: Record, windows: Sequence[Window], digest: Any, kept: dict[int, Frames] | None) -> Seen:
+    """Reads the record once, chunk by chunk, feeds what it reads to `digest`, and keeps it by its start where there is
+    room. Refused where it is no rain.
+    """
     shape = len(record.target), len(windows)
     wet, mean, missing = np.zeros(shape, np.float32), np.full(shape, np.nan, np.float32), np.zeros(shape, np.int32)
     complete, never = np.ones(shape, bool), np.ones(record.area.shape, bool)
     for start, stop in record.chunks():
         frames = record.frames(start, stop)
         _check_rain(frames.x, record)
+        if kept is not None:
+            kept[start] = frames
         for field in frames[:2]:
             if field is not None:
                 digest.update(np.ascontiguousarray(field).tobytes())

@@ -20,6 +20,7 @@ RAIN = ("pr", "tp", "precip", "precipitation", "rain", "rainfall")
 def open_record(target: Target, predictors: Predictors, statics: Statics, crop: Crop) -> tuple[Record, Rain]:
     """The record and the unit of its rain. Refused where the parts do not fit together."""
     series = Series(target.path, target.var, "dataset.target")
+    series.check_no_jump()
     rain = in_mm(series, target.units)
     given, rows, columns = _predictors(series, predictors, target.var)
     record = Record(

@@ -13,7 +13,7 @@ from ..refusal import Refused
 from .base import Splits, check_fractions
 from .blocks import Effective, effective_size
 from .choosing import DRY, KEPT, Chosen, choose
-from .crops import Crops, Record, Seen, Window, look_through
+from .crops import Crops, Frames, Record, Seen, Window, look_through
 from .fields import Facts, FieldData, HeldFields, Place, Statistics, check_transform
 from .grids import Rain
 from .opening import open_record
@@ -147,7 +147,10 @@ class PrecipitationData(FieldData):
         windows = record.windows()
         digest = hashlib.sha256(repr((record.target.times.seconds.tolist(), rain.unit)).encode())
         digest.update(record.fixed.tobytes())
-        seen = look_through(record, windows, digest)
+        channels = len(record.predictors) / record.factor**2
+        room = record.area.size * len(record.target) * 4 * (1 + channels) <= self.cache_gib * 2**30
+        kept: dict[int, Frames] = {}
+        seen = look_through(record, windows, digest, kept if room else None)
         chosen = choose(
             record, windows, seen,
             wet=self.crop.min_wet_fraction, mask=self.mask, split=self.split, seed=self.seed,
@@ -157,7 +160,7 @@ class PrecipitationData(FieldData):
         record = record._replace(fixed=self._filled(record.fixed, seen))
         self._found = record, windows, chosen, effective, digest.hexdigest()
         masked = any(seen.never[record.cells(windows[number])].any() for number in chosen.windows)
-        return self._fitted(record, windows, chosen, rain, masked)
+        return self._fitted(record, windows, chosen, rain, masked, kept)
 
     def _describe(self, chosen: Chosen, effective: Effective, rain: Rain) -> None:
         log.info("%d of %d crops are used, in %s", chosen.counts[KEPT], chosen.counts.sum(), rain.unit)
@@ -189,7 +192,9 @@ class PrecipitationData(FieldData):
             raise Refused(f"{name} of dataset.statics is missing where the target is not; fill it, 0 for the sea say")
         return np.nan_to_num(fixed)
 
-    def _fitted(self, record: Record, windows: list[Window], chosen: Chosen, rain: Rain, masked: bool) -> Splits:
+    def _fitted(
+        self, record: Record, windows: list[Window], chosen: Chosen, rain: Rain, masked: bool, kept: dict[int, Frames]
+    ) -> Splits:
         """The splits, held in memory where they fit, and the statistics of training."""
         per_cell, logged = self.transform.scope == "per_cell", self.transform.name == "log1p_zscore"
         if per_cell and len(chosen.windows) > 1:
@@ -202,7 +207,7 @@ class PrecipitationData(FieldData):
         rainy = [logged and each for each in record.rainy] + [False] * len(record.fixed)
         statistics = Statistics(log=logged, context_log=rainy, per_cell=per_cell, wet=rain.wet)
         stores = self._stores([len(each) for each in chosen.examples], len(names), record.sides, masked)
-        _read(record, windows, chosen.examples, statistics, stores)
+        _read(record, windows, chosen.examples, statistics, stores, kept)
         transform, p99 = statistics.transform(self.transform.std_floor), statistics.quantile(0.99)
         self._known = Facts(record.sides, record.factor, tuple(names), rain.unit, rain.wet, transform, p99)
         log.info("statistics of training: hash %s, P99 of wet cells %.4g %s", transform.hash[:12], p99, rain.unit)
@@ -228,14 +233,15 @@ def _read(
     examples: Sequence[np.ndarray],
     statistics: Statistics,
     stores: Sequence[HeldFields],
+    kept: dict[int, Frames],
 ) -> None:
-    """Reads training, and what is to be held, chunk by chunk."""
+    """Reads training, and what is to be held, chunk by chunk, where it is not kept from before."""
     for start, stop in record.chunks():
         frames = None
         for split, part in enumerate(examples[: len(stores) or 1]):
             there = np.flatnonzero((part[:, 0] >= start) & (part[:, 0] < stop))
             for number in np.unique(part[there, 1]):
-                frames = frames or record.frames(start, stop)
+                frames = frames or kept.get(start) or record.frames(start, stop)
                 rows = there[part[there, 1] == number]
                 batch = record.cut(frames, part[rows, 0] - start, windows[number])
                 if split == 0:

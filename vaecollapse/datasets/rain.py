@@ -23,7 +23,7 @@ LEAST_WET = 0.1  # of a field's coarse cells: drier fields are left out, which t
 KM = 1.0  # side of a cell
 TAIL = np.linspace(0, 40, 8193)  # −ln P(more), where gamma quantiles are tabled
 
-Fields = Float[np.ndarray, "*field height width"]
+Fields = Float[np.ndarray, "field height width"]
 
 
 def amplitudes(side: int, length: float) -> Float[np.ndarray, "side half"]:
@@ -53,7 +53,9 @@ class Amounts:
         self.table = gammaincinv(shape, -np.expm1(-TAIL)) / shape
         self.table[-1] = self.table[-2] + (TAIL[1] - TAIL[0]) / shape  # P(more) is 0 in double precision there
 
-    def __call__(self, z: Fields, p: Float[np.ndarray, "..."] | float) -> Fields:
+    def __call__(
+        self, z: Float[np.ndarray, "*cell"], p: Float[np.ndarray, "*cell"] | float
+    ) -> Float[np.ndarray, "*cell"]:
         more = ndtr(-z) / np.maximum(p, 1e-300)  # P(a larger z), of the wet
         return np.where(more < 1, np.interp(-np.log(np.maximum(more, 1e-17)), TAIL, self.table), 0.0)
 
@@ -170,8 +172,8 @@ class RainData(FieldData):
         share = smoothed / (smoothed + self.half_rate) if self.half_rate else 1.0
         amount = self._amounts(g, share) * (smoothed if self.smooth else 1.0)
         total = block_sums(amount, self.factor)
-        blocks = (*coarse.shape[:1], *coarse.shape[1:])
-        highest = g.reshape(blocks[0], blocks[1], self.factor, blocks[2], self.factor).max((2, 4))
+        count, rows, columns = coarse.shape
+        highest = g.reshape(count, rows, self.factor, columns, self.factor).max((2, 4))
         alone = repeated((total == 0) & (coarse > 0), self.factor) & (g == repeated(highest, self.factor))
         amount = np.where(alone, 1.0, amount)
         means = block_sums(amount, self.factor) / self.factor**2
@@ -196,7 +198,7 @@ class RainData(FieldData):
         )
         return Splits(*stores)
 
-    def _drawn(self) -> tuple[Fields, Float32[np.ndarray, "field height width"]]:
+    def _drawn(self) -> tuple[Float[np.ndarray, "field h w"], Float32[np.ndarray, "field height width"]]:
         """Coarse and fine fields of all storms, hour by hour."""
         of_coarse, of_fine = (np.random.default_rng([self.seed, 0, number]) for number in (0, 1))
         coarse = np.empty((self.storms, self.steps, *[self.size // self.factor] * 2))
@@ -211,7 +213,7 @@ class RainData(FieldData):
             x[:, step] = self.fine(coarse[:, step], self._cut(g))
         return coarse.reshape(-1, *coarse.shape[2:]), x.reshape(-1, self.size, self.size)
 
-    def _next(self, field: Fields | None, amplitude: np.ndarray, rng: np.random.Generator) -> Fields:
+    def _next(self, field: np.ndarray | None, amplitude: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         fresh = gaussian((self.storms,), amplitude, rng)
         if field is None:
             return fresh
@@ -223,7 +225,7 @@ class RainData(FieldData):
         lags = np.arange(self.factor)[:, None] - np.arange(self.factor)
         return float(covariance[lags[:, :, None, None], lags].mean())
 
-    def _cut(self, field: Fields) -> Fields:
+    def _cut(self, field: Float[np.ndarray, "*field side side"]) -> Float[np.ndarray, "*field height width"]:
         """What is seen of the torus: a quarter, so that its borders do not meet."""
         return field[..., : self.size, : self.size]
 

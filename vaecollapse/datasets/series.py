@@ -16,6 +16,7 @@ from ..refusal import Refused
 log = logging.getLogger(__name__)
 
 MOST_OPEN = 32  # files at a time
+JUMP = 3.0  # of the usual step between cells
 AXES = {
     "time": ("time", "t", "valid_time"),
     "y": ("lat", "latitude", "y", "rlat", "south_north", "northing", "projection_y_coordinate"),
@@ -191,7 +192,7 @@ def axis_of(dataset: Any, dimension: str, size: int) -> Axis:
     variable = dataset.variables[dimension]
     centres = np.asarray(decoded(dimension, variable, variable.values), np.float64)
     axis = Axis(dimension, centres, dict(variable.attrs))
-    if axis.degrees and role(dataset, dimension) == "x":
+    if axis.degrees and role(dataset, dimension) == "x" and (np.diff(centres) <= 0).any():
         axis = axis._replace(centres=np.unwrap(centres, period=360))
     return axis
 
@@ -294,6 +295,18 @@ class Series:
         self.times = times_of(self.paths, name, self.where)
         self.factors = np.ones(len(self.paths), np.float32)  # what makes the files' units mm
         self._drop_copies()
+
+    def check_no_jump(self) -> None:
+        """Refused where neighbours in the file are none on the ground."""
+        for axis in (self.y, self.x):
+            steps = np.abs(np.diff(axis.centres))
+            if len(steps) and steps.max() > JUMP * np.median(steps):
+                where = int(steps.argmax())
+                ends = f"{axis.centres[where]:g} to {axis.centres[where + 1]:g}"
+                raise Refused(
+                    f"{axis.name} of {self.where} jumps from {ends}; write a file without the hole, with longitudes of "
+                    "-180 to 180 where 0 lies within"
+                )
 
     def _check_axis(self, axis: Axis) -> None:
         steps = np.diff(axis.centres)
