@@ -29,6 +29,7 @@ NEEDS = {
     ("dataset", "qa_csv"): ["dataset.path=somewhere.csv"],
     ("dataset", "text_lines"): ["dataset.path=somewhere.txt"],
     ("dataset", "gsm8k"): ["dataset.root=somewhere"],
+    ("dataset", "precipitation"): ["dataset.target.path=somewhere"],
     ("regularizer", "geco"): ["regularizer.kappa=10.0"],
     ("coefficient", "staged"): ["callback=[stages]"],
     ("coefficient", "pretrain_reset"): ["callback=[pretrain_reset]"],
