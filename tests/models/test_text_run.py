@@ -18,7 +18,8 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("text") / "run"
     overrides = [*TINY, "regularizer=free_bits", "regularizer.form=hinge", "regularizer.groups=token", "free_bits=0.01",
                  "callback=[collapse_monitor,checkpoints,stages,tuner,expected_consistent]",
-                 "callback.tuner.mode=corrected", "callback.tuner.after=[4]", f"logger.csv.directory={folder}"]  # fmt: skip
+                 "callback.tuner.mode=corrected", "callback.tuner.after=[4]",
+                 f"logger.csv.directory={folder}"]  # fmt: skip
     train(config.compose(overrides), folder, overrides)
     return folder
 
