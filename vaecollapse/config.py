@@ -33,6 +33,7 @@ EXEMPT = ("detector", "logger", "fail_on", "preflight", "probe", "resume", "init
 # what cannot be left out, and what may hold several by their names
 ONE = ("dataset", "model", "regularizer", "optimizer", "trainer")
 SEVERAL = ("detector", "callback", "logger")
+EVALUATED = ("metric",)  # groups of an evaluation, none of a training
 ELSE = "another value"
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 

@@ -169,6 +169,8 @@ def train_help(name: str, sources: Sequence[Path]) -> str:
         lines += [f"  {'':<20} model={option} sets {' '.join(own)}\n"] if own else []
     groups = ""
     for group, names in config.options(sources).items():
+        if group in config.EVALUATED:
+            continue
         marked = (f"{n}*" if n in defaults.get(group, ()) else n for n in names)
         groups += textwrap.fill(" ".join(marked), 120, initial_indent=f"  {group:<20} ", subsequent_indent=" " * 23)
         groups += "\n"

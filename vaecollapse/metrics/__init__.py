@@ -1,0 +1,1 @@
+"""Metrics: real data against generated data. A metric sees no model, only what it made."""
