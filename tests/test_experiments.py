@@ -1,18 +1,18 @@
 """conf/experiment: practitioners' cases as far as they can be reproduced; benchmarks/cases.py runs them."""
 
 import re
-from itertools import product
 
 import pytest
 import yaml
 from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from vaecollapse import config, help
 from vaecollapse.prescriptions import STATES
 from vaecollapse.refusal import Refused
 
 CONF = config.folder()
-SWEEPS = ["remedies"]
+SWEEPS = ["remedies", "text_hypotheses", "text_units"]
 CASES = [name for name in config.options([CONF])["experiment"] if name not in SWEEPS]
 EXPECTED = {"case_a": "posterior_collapse", "case_b": "inconclusive", "case_d": "posterior_collapse",
             "case_e": "posterior_collapse", "case_f": "prior_hole"}  # fmt: skip
@@ -71,12 +71,19 @@ def test_an_unknown_case_is_refused_and_help_lists_them_all() -> None:
     assert line.split() == [*CASES, *SWEEPS]
 
 
+def trained(cfg: DictConfig) -> str:
+    """What is instantiated, whatever the knobs at the top say."""
+    parts = {name: cfg[name] for name in ("model", "regularizer", "callback", "dataset")}
+    return str([OmegaConf.to_container(part, resolve=True) for part in parts.values()])
+
+
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_job_of_a_sweep_composes_and_is_another_run(name: str) -> None:
-    """What `-m` would run, choice by choice."""
+def test_every_choice_of_a_sweep_composes_and_is_another_run(name: str) -> None:
+    """What `-m` would run, choice by choice beside the others' first ones."""
     node = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text("utf-8"))
     params = {key: str(values).split(",") for key, values in node["hydra"]["sweeper"]["params"].items()}
-    jobs = [[f"{key}={value}" for key, value in zip(params, each, strict=True)] for each in product(*params.values())]
     assert len(params["seed"]) >= 3, "one seed is the seed's as much as the remedy's"
-    built = [str(config.compose([f"experiment={name}", *job]).regularizer) for job in jobs]
-    assert len(set(built)) == len(params["regularizer"])
+    first = {key: values[0] for key, values in params.items()}
+    jobs = {tuple((first | {key: value}).items()) for key, values in params.items() for value in values}
+    built = {trained(config.compose([f"experiment={name}", *(f"{key}={value}" for key, value in job)])) for job in jobs}
+    assert len(built) == len(jobs)
