@@ -5,7 +5,8 @@
 A NetCDF file of `--gib` GiB of float32 fields (512 × 512, chunks of one field by 128 × 128, no compression) is written
 to a temporary folder. A process of its own whose data segment may not grow beyond half of that (RLIMIT_DATA; what
 libraries map is not counted) then sets the dataset up, which reads the whole file, and takes `--steps` batches of 16
-crops for training lazily. Printed: its peak resident memory beside that of a process that did the same with a record a tenth as
+crops for training lazily. Printed: its peak resident memory beside that of a process that did the same with a record a
+tenth as
 long, and crops a second lazily and from memory. `--record` measures a record of one's own too.
 """
 
