@@ -6,8 +6,7 @@ A NetCDF file of `--gib` GiB of float32 fields (512 × 512, chunks of one field 
 to a temporary folder. A process of its own whose data segment may not grow beyond half of that (RLIMIT_DATA; what
 libraries map is not counted) then sets the dataset up, which reads the whole file, and takes `--steps` batches of 16
 crops for training lazily. Printed: its peak resident memory beside that of a process that did the same with a record a
-tenth as
-long, and crops a second lazily and from memory. `--record` measures a record of one's own too.
+tenth as long, and crops a second lazily and from memory. `--record` measures a record of one's own too.
 """
 
 import argparse
