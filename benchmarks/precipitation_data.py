@@ -5,8 +5,8 @@
 A NetCDF file of `--gib` GiB of float32 fields (512 × 512, chunks of one field by 128 × 128, no compression) is written
 to a temporary folder. A process of its own whose data segment may not grow beyond half of that (RLIMIT_DATA; what
 libraries map is not counted) then sets the dataset up, which reads the whole file, and takes `--steps` batches of 16
-crops for training lazily. Printed: its peak resident memory beside that of a process that did the same with a record a tenth as
-long, and crops a second lazily and from memory. `--record` measures a record of one's own too.
+crops for training lazily. Printed: its peak resident memory beside that of a process that did the same with a record a
+tenth as long, and crops a second lazily and from memory. `--record` measures a record of one's own too.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def measure(path: str, *, steps: int, cache: float, limit: float) -> dict[str, f
 def apart(path: str | Path, **settings: float) -> dict[str, float]:
     """`measure` in a process of its own."""
     line = [sys.executable, __file__, "--measure", json.dumps({"path": str(path), **settings})]
-    return json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    return json.loads(subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
 
 
 def row(name: str, found: dict[str, float]) -> None:
