@@ -64,7 +64,7 @@ def measure(path: str, *, steps: int, cache: float, limit: float) -> dict[str, f
 def apart(path: str | Path, **settings: float) -> dict[str, float]:
     """`measure` in a process of its own."""
     line = [sys.executable, __file__, "--measure", json.dumps({"path": str(path), **settings})]
-    return json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    return json.loads(subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
 
 
 def row(name: str, found: dict[str, float]) -> None:
