@@ -42,9 +42,10 @@ def sample(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Sample
     with quiet(vae, run_.seed):
         n = count_of(cfg.n, cfg.mode, made("the samples", lambda: most(vae, held, cfg.mode)))
         asked = {key: cfg[key] for key in ("steps", "draws", "temperature", "tokens") if cfg[key] is not None}
-        blocks = begun(lambda: MODES[cfg.mode](vae, held, n, seed=run_.seed, **asked))
+        first, blocks = begun(lambda: MODES[cfg.mode](vae, held, n, seed=run_.seed, **asked))
         folder = directory / "samples"
         writer = made("the samples", lambda: run_.data.writer(folder, cfg.format), Writer)
+        writer.check(first)
         run = Run(directory)
         record_start(run, cast(DictConfig, OmegaConf.merge(cfg, {"seed": run_.seed, "n": n})), overrides, run_.data)
         told = run_.told(cfg.split, n) | {"mode": cfg.mode}
@@ -74,11 +75,11 @@ def count_of(asked: int | None, mode: str, limit: int | None) -> int:
     return asked or min(limit, USUAL[mode])
 
 
-def begun(start: Callable[[], Iterator[Made]]) -> Iterator[Made]:
-    """The blocks, the first of them made already: what cannot be decoded is refused before anything is written."""
+def begun(start: Callable[[], Iterator[Made]]) -> tuple[Made, Iterator[Made]]:
+    """The first block, and all: what cannot be decoded or written is refused before anything is."""
     blocks = start()
     first = made("the samples", lambda: next(blocks))
-    return chain([first], blocks)
+    return first, chain([first], blocks)
 
 
 def write(writer: Writer, blocks: Iterator[Made], n: int) -> None:

@@ -55,6 +55,10 @@ class Writer(ABC):
         """What is there so far gets its sheet and page, also where the rest was interrupted."""
         self.finish()
 
+    def check(self, made: Made) -> None:
+        """Refused where samples like these cannot be written so."""
+        return
+
     @abstractmethod
     def add(self, made: Made) -> None:
         """Writes a block of samples."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import append, whole
+from ..refusal import Refused
 from .base import Made, Writer
 
 SHARD = 1024  # samples in one .npz
@@ -25,8 +26,13 @@ class NumbersWriter(Writer):
         self.asked = form
         self.start, self.held = 0, []
 
+    def check(self, made: Made) -> None:
+        if self.asked == "csv" and width(made) > WIDEST:
+            raise Refused(f"a table shows samples of up to {WIDEST} numbers, these have {width(made)}: type format=npz")
+
     def add(self, made: Made) -> None:
-        if self.asked != "npz":
+        self.check(made)
+        if self.asked != "npz" and width(made) <= WIDEST:
             self.tabulate(made)
         if self.form == "npz":
             for number, row in made.rows():
@@ -38,12 +44,9 @@ class NumbersWriter(Writer):
     def tabulate(self, made: Made) -> None:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        size = max(values[0].size for values in made.columns.values())
-        if size > WIDEST:
-            return
         path = self.folder / "samples.csv"
         if not path.exists():
-            table.writerow(["sample", "column", *(f"x{place}" for place in range(size))])
+            table.writerow(["sample", "column", *(f"x{place}" for place in range(width(made)))])
         for number, row in made.rows():
             table.writerows([number, name, *values.ravel().tolist()] for name, values in row.items())
         append(path, text.getvalue())
@@ -57,6 +60,11 @@ class NumbersWriter(Writer):
         with whole(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **columns)
         self.held = []
+
+
+def width(made: Made) -> int:
+    """Numbers in the widest sample."""
+    return max(values[0].size for values in made.columns.values())
 
 
 def shards(folder: Path) -> dict[str, np.ndarray]:
