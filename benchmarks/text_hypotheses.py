@@ -11,7 +11,7 @@ has ended is not repeated.
 import argparse
 import contextlib
 import io
-import json
+import shutil
 import statistics
 import sys
 import warnings
@@ -143,7 +143,7 @@ QUESTIONS = {
             Job("floor .02, weight 33 (case B)", (*PINNED, "beta=33")),
             Job("floor .005", LOWER),
             Job("weight 3.3", (*PINNED, "beta=3.3")),
-            Job("floor .005, from the run above all", LOWER, after="floor .02, weight 33 (case B)"),
+            Job("floor .005, from case B's weights", LOWER, after="floor .02, weight 33 (case B)"),
         ),
         of_pinned,
     ),
@@ -175,6 +175,7 @@ def trained(job: Job, seed: int, folder: Path, more: Sequence[str], origin: Path
     """The run, as it lies there or newly made."""
     place = directory(job, seed, folder)
     if not (place / "trained.json").exists():
+        shutil.rmtree(place, ignore_errors=True)  # what was cut short
         lines = [*job.overrides, *more, f"seed={seed}", "trainer.accelerator=cpu", f"logger.csv.directory={place}"]
         lines += [f"init_from={origin}"] if origin else []
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -212,7 +213,7 @@ def main() -> int:
             for job in jobs.values():
                 origin = directory(jobs[job.after], seed, given.folder) if job.after else None
                 runs[name].setdefault(job.row, []).append(trained(job, seed, given.folder, more, origin))
-                print(f"{name}: {json.dumps(runs[name][job.row][-1][:3])}", file=sys.stderr, flush=True)
+                print(f"{name}, seed {seed}, {job.row}: {runs[name][job.row][-1].verdict}", file=sys.stderr, flush=True)
     for name, rows in runs.items():
         print(f"\n**{QUESTIONS[name].asks}**\n")
         print("\n".join(table(rows, READINGS, next(iter(rows)))))
