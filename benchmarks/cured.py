@@ -3,7 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/cured.py [--seeds 3]
 
 The runs are those of `benchmarks/zoo.py --trained`; each is a command, its first prescription another, both through
-vaecollapse-train. Prints a markdown table. Exit code 1 where fewer than 80 % end in a better verdict.
+vaecollapse-train. Prints a markdown table. Exit code 1 where fewer than 80 % end in a better verdict. Better is a state
+that is named: where the illness is ruled out and nothing is named in its place (a hole in the prior that these examples
+do not settle, say) the run is open, and counts among those that are not better.
 """
 
 import argparse
@@ -34,6 +36,11 @@ def place(verdict: str) -> int:
     return next((number for number, row in enumerate(BETTER) if verdict in row), 0)
 
 
+def is_open(sick: Verdict, then: Verdict) -> bool:
+    """Is the illness ruled out, and nothing named in its place?"""
+    return then.verdict == "inconclusive" and any(line.startswith(f"{sick.verdict}:") for line in then.refuted)
+
+
 def run(overrides: Sequence[str], directory: Path) -> Verdict:
     """One command, to its verdict."""
     command = [sys.executable, "-m", "vaecollapse", "train", *overrides, f"hydra.run.dir={directory}"]
@@ -60,7 +67,7 @@ def main() -> int:
         + "|---" * 8
         + "|"
     )
-    better = total = 0
+    better = opened = total = 0
     with tempfile.TemporaryDirectory() as folder:
         for condition, plans in TRAINED.items():
             for number_of, plan in enumerate(plans):
@@ -73,12 +80,13 @@ def main() -> int:
                     command = sick.prescriptions[0].command or ""
                     cured = run(shlex.split(command)[1:], home / "cured")
                     total, gained = total + 1, place(cured.verdict) > place(sick.verdict)
-                    better += gained
+                    better, opened = better + gained, opened + is_open(sick, cured)
                     shown = " ".join(plan).replace(",0.02" * 26, ",0.02 x 26").replace(",1.0" * 255, " x 256")
                     numbers = (f"{number(sick, name)} to {number(cured, name)}" for name in ("gap", "information_rank"))
+                    said = "yes" if gained else "open" if is_open(sick, cured) else "no"
                     print(f"| `{shown}` | {seed} | `{sick.verdict}` | `{moved(own, command)}` | `{cured.verdict}` | "
-                          f"{' | '.join(numbers)} | {'yes' if gained else 'no'} |", flush=True)  # fmt: skip
-    print(f"\n{better} of {total} end in a better verdict")
+                          f"{' | '.join(numbers)} | {said} |", flush=True)  # fmt: skip
+    print(f"\n{better} of {total} end in a better verdict, {opened} with the illness ruled out and nothing named")
     return int(better < 0.8 * total)
 
 

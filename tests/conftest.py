@@ -46,3 +46,12 @@ def fsdd() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the FSDD recordings are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mrms() -> Path:
+    """A radar record of one storm, NetCDF; skips where it is not beside the project."""
+    file = DATA / "precipitation" / "mrms_conus_20190610.nc"
+    if not file.is_file():
+        pytest.skip(f"the MRMS rain rates are not at {file}")
+    return file

@@ -312,6 +312,33 @@ def test_an_autoencoder_that_hardly_moved_is_given_larger_steps() -> None:
     assert (small, large) == (("lr=0.01",), ("max_epochs=20",))
 
 
+@pytest.mark.parametrize("state", ["underfit", "diverged"])
+@pytest.mark.parametrize(("lr", "first"), [(1e-6, "lr=0.03"), (0.02, "near"), (1e6, "lr=0.03"), (0.06, "near")])
+@pytest.mark.parametrize("still", [True, False])
+def test_a_rate_far_from_the_models_own_is_brought_back_to_it(state: str, lr: float, first: str, still: bool) -> None:
+    if state == "diverged" and lr < 0.03:
+        return  # too large a step is what has to be undone there
+    move = prescribe(state, Plan(1.0, still=still, knobs={"lr": lr, "usual_lr": 0.03}))[0].overrides[0]
+    near = f"lr={lr / 10:g}" if state == "diverged" else f"lr={10 * lr:g}" if still else "max_epochs=20"
+    assert move == (near if first == "near" else first)
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0, 1.8])
+@pytest.mark.parametrize("units", [8, 16, 64])
+def test_units_that_explain_all_numbers_are_made_fewer_until_a_fitted_scale_has_a_solution(weight, units) -> None:
+    """s² = Σ λ_inactive/(d − aβ) of the linear VAE, at the most that can be active of the units prescribed."""
+    plan = Plan(weight, knobs={"latent_dim": units}, units=units, numbers=8.0, spread=1.24, crowded=True)
+    fewer, fixed = prescribe("decoder_variance_collapse", plan)
+    left = int(fewer.overrides[0].removeprefix("latent_dim="))
+    assert left >= 1 and 8 - left * weight >= 4, "half of the numbers have a residual"
+    assert fixed.overrides == ("likelihood=normal", "likelihood.scale=0.392"), "a tenth of the data's variance"
+
+
+def test_a_scale_below_its_residual_is_fitted_and_one_that_fits_is_fixed() -> None:
+    first = [prescribe("decoder_variance_collapse", Plan(1.0, spread=1.0, fits=fits))[0] for fits in (False, True)]
+    assert [move.overrides[0] for move in first] == ["likelihood=normal_optimal", "likelihood=normal"]
+
+
 @pytest.mark.parametrize(("gap", "rate", "state"), [(0.02, 0.005, "posterior_collapse"), (0.02, 3.0, "inconclusive"),
                                                     (0.2, 0.005, "inconclusive")])  # fmt: skip
 def test_an_undecided_gap_over_no_rate_is_a_collapse(gap: float, rate: float, state: str) -> None:

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from vaecollapse import cli, config, tasks
 from vaecollapse.prescriptions import STATES
 from vaecollapse.table import NAMES, number
+from vaecollapse.tasks.fitting import usual_rate
 
 SCRIPT = Path(sys.executable).parent / cli.NAME
 PROMISED = {"config.yaml", "overrides.txt", "provenance.json", "preflight.json", "metrics.jsonl", "metrics.csv",
@@ -196,6 +197,12 @@ def test_every_prescribed_command_is_valid_and_another_run(directories):
             name, *words = shlex.split(command)
             assert name == cli.NAME
             assert config.compose(words) != own, f"{command} is the run it should follow"
+
+
+@pytest.mark.parametrize(("lines", "rate"), [(["model=linear", "lr=1e-6"], 0.03), (["model=image", "lr=3"], 0.001),
+                                             (["model=linear"], 0.03), (["lr=0.1"], 0.001)])  # fmt: skip
+def test_the_rate_of_a_plan_that_is_told_none_is_its_models(lines: list[str], rate: float) -> None:
+    assert usual_rate(config.compose(lines), lines) == rate
 
 
 def test_the_prescribed_command_runs_and_cures(dead, cured):

@@ -19,7 +19,6 @@ IN_WORDS = {
 }
 BY_SIZE = {  # where the value is below the one that a run of ours would have had, and above
     "max_epochs": (10, "stop at a quarter of the epochs", "train twice as long"),
-    "latent_dim": (16, "take a quarter of the units", "take more units"),
     "lr": (1e-3, "take a tenth of the learning rate", "take ten times the learning rate"),
 }
 
@@ -48,6 +47,10 @@ def spoken(override: str, weight: float | None, price: float | None) -> str | No
             return f"take {float(given):.3g} in place of {weight:.3g} as the KL's weight"
         now = f" (about {share * price:.3g}: a nat costs {price:.3g} now)" if price and price > 0 else ""
         return f"take {share:.3g} times the KL's weight{now}"
+    if key == "latent_dim":
+        return f"take {float(given) / 16:.2g} times the units"
+    if key == "likelihood.scale":
+        return f"at {float(given):.3g}"
     if key in BY_SIZE:
         usual, less, more = BY_SIZE[key]
         return less if float(given) < usual else more

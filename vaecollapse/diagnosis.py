@@ -146,6 +146,7 @@ SQUEEZED = (
     "z is made of the condition alone, a bottleneck, and at this price only {rate:.3g} nats of that pass through it: "
     "it is not that the decoder ignores what an encoder saw"
 )
+FITS = 2.0  # a residual that many times the likelihood's scale is one that a fitted scale would follow
 SMALL_SIGMA = 0.01  # at which numbers of a log are held against a variance collapse
 MISSING = Finding("missing", None, status="undefined", note="not measured")
 
@@ -190,6 +191,7 @@ def plan_of(held_out: Readings, facts: Facts, mechanisms: list[str]) -> Plan:
     """What prescriptions start from."""
     fork = facts.forks.get("price")
     size = fork.before.get("gap", MISSING).threshold if fork else None
+    spread, share = value(held_out, "data_spread"), value(held_out, "residual_share")
     return Plan(
         weight=facts.beta if facts.weight is None else facts.weight,
         price=facts.beta_effective or held_out.get("beta_effective", MISSING).value,
@@ -197,6 +199,11 @@ def plan_of(held_out: Readings, facts: Facts, mechanisms: list[str]) -> Plan:
         mechanisms=tuple(mechanisms),
         still=fork is not None and interval(fork.better)[1] < (size or 0.0),
         knobs=facts.knobs,
+        units=facts.units,
+        numbers=held_out.get("data_numbers", MISSING).value,
+        spread=held_out.get("data_spread", MISSING).value,
+        crowded=status(held_out, "decoder_scale_margin") == "material",
+        fits=spread * share**0.5 < FITS * value(held_out, "decoder_scale"),
     )
 
 

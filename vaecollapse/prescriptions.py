@@ -57,7 +57,9 @@ class Plan(NamedTuple):
     `weight`: of the KL at the schedule's end; `price`: a nat's, over the ELBO's own (None: not known). `held`: the
     choices that give up what keeps R from falling (a floor, a target, a posterior that cannot come near the prior);
     `mechanisms`: causes that are known; `still`: did a probe's training hardly move? `knobs`: the run's own values of
-    seed, max_epochs, lr and latent_dim.
+    seed, max_epochs, lr and latent_dim, and usual_lr, the rate that the model would have without being told one.
+    `units` of the latent, `numbers` of an example, their standard deviation `spread`; `crowded`: the units explain all
+    of the numbers, so that no fitted scale has a best value; `fits`: is the likelihood's scale about its residual's?
     """
 
     weight: float | None = None
@@ -66,6 +68,11 @@ class Plan(NamedTuple):
     mechanisms: tuple[str, ...] = ()
     still: bool = False
     knobs: Mapping[str, float] = {}
+    units: int = 0
+    numbers: float | None = None
+    spread: float | None = None
+    crowded: bool = False
+    fits: bool = False
 
 
 # by the cause that a probe has named, what goes first
@@ -89,11 +96,11 @@ def prescribe(state: str, plan: Plan) -> list[Prescription]:
         "partial_collapse": ["cheaper", "slower", "ahead"],
         "rate_pinned": unheld or ["cheaper"],
         "overfit": ["shorter", "narrower"],
-        "decoder_variance_collapse": ["optimal", "fixed"],
+        "decoder_variance_collapse": scaled(plan),
         "variance_collapse": ["dearer"],
         "prior_hole": ["dearer", "prior"] if (plan.price or 1.0) < 0.5 else ["prior"],
         "over_compressed": ["cheaper", "slower"],
-        "underfit": ["bolder", "longer"] if plan.still else ["longer", "gentler"],
+        "underfit": paced(plan),
         "inert_penalty": ["plain"],
         "diverged": ["gentler", "clipped"],
         "healthy": ["again"],
@@ -103,6 +110,23 @@ def prescribe(state: str, plan: Plan) -> list[Prescription]:
     return [moves[name] for name in names] or [moves["longer"]]
 
 
+def scaled(plan: Plan) -> list[str]:
+    """Against a scale that runs away: one fitted to the residual helps where the scale lies below it, not where there
+    is no residual."""
+    return ["fewer", "fixed"] if plan.crowded else ["fixed"] if plan.fits else ["optimal", "fixed"]
+
+
+def paced(plan: Plan) -> list[str]:
+    """Against a training that gets nowhere: the model's own rate, where the run's is far from it."""
+    lr, usual = (plan.knobs.get(name) for name in ("lr", "usual_lr"))
+    if lr and usual and lr > FAR * usual:
+        return ["gentler", "longer"]
+    slow = bool(lr and usual and lr < usual / FAR)
+    return ["bolder", "longer"] if plan.still or slow else ["longer", "gentler"]
+
+
+FAR = 3.0  # a learning rate by which a model's own is off is another plan, not a finer choice
+NOISE = 0.1  # of the data's variance, for a scale that nothing is known of: between an autoencoder's and a dear price
 DEAD = ("posterior_collapse", "fake_rate", "bypassed_latent", "partial_collapse")  # z is worth less than it could be
 
 
@@ -119,6 +143,12 @@ def moves_of(plan: Plan) -> dict[str, Prescription]:
         )
     cheap = price is not None and 0 < price < 0.5
     higher = f"beta={max(weight / price if price is not None and cheap else weight * 10, 1e-3):.3g}"
+    lr, usual = own["lr"], own.get("usual_lr")
+    larger, smaller = max(10 * lr, 1e-3), min(lr / 10, 1e-3)
+    if usual:
+        larger = usual if lr < usual / FAR else 10 * lr
+        smaller = usual if lr > FAR * usual else lr / 10
+    at = () if plan.spread is None else (f"likelihood.scale={plan.spread * NOISE**0.5:.3g}",)
     twice, quarter = 2 * int(own["max_epochs"]), max(1, int(own["max_epochs"]) // 4)
     listed = {
         "weaker": (("model.pixel_dropout=0.5",), "a decoder that sees less of x has to ask z"),
@@ -134,11 +164,14 @@ def moves_of(plan: Plan) -> dict[str, Prescription]:
         ),
         "narrower": ((f"latent_dim={max(2, int(own['latent_dim']) // 4)}",), "less to remember with"),
         "optimal": (("likelihood=normal_optimal",), "a scale that is the residual's own cannot run away"),
-        "fixed": (("likelihood=normal",), "or a fixed one, whose nats have a price"),
+        "fixed": (
+            ("likelihood=normal", *at),
+            f"a fixed scale, whose nats have a price{f': {NOISE:.0%} of the variance are noise' if at else ''}",
+        ),
         "prior": (("prior=nsf",), "a prior that is learned can take the shape of q(z)"),
         "longer": ((f"max_epochs={twice}",), "more training, and another look"),
-        "bolder": ((f"lr={max(own['lr'] * 10, 1e-3):.3g}",), "the probe's training hardly moved: larger steps"),
-        "gentler": ((f"lr={min(own['lr'] / 10, 1e-3):.3g}",), "smaller steps"),
+        "bolder": ((f"lr={larger:.3g}",), "the model's own steps" if larger == usual else "larger steps"),
+        "gentler": ((f"lr={smaller:.3g}",), "the model's own steps" if smaller == usual else "smaller steps"),
         "clipped": (("trainer.gradient_clip_val=1",), "bound every single step"),
         "plain": (("regularizer=beta",), "a plain weight acts on every nat"),
         "again": ((f"seed={int(own['seed']) + 1}",), "the same from another start: a verdict worth having holds"),
@@ -149,6 +182,9 @@ def moves_of(plan: Plan) -> dict[str, Prescription]:
             "annealed": ((lower, "warmup=0.5"), "and give z half of training before the full price"),
             "unheld": ((*plan.held, lower), "R is held up, whatever carries it"),
         }
+    if plan.crowded and plan.numbers and plan.units and weight > 0:
+        half = own["latent_dim"] * plan.numbers / (2 * weight * plan.units)
+        listed["fewer"] = ((f"latent_dim={max(1, int(half))}",), "units that leave half of the numbers a residual")
     raised = "a nat costs so little that q(z) is where it likes" if cheap else "σ is free: raise its price"
     listed["dearer"] = ((higher,), raised)
     return {name: Prescription(*move) for name, move in listed.items()}

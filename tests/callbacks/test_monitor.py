@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from vaecollapse import CollapseMonitor, config
 from vaecollapse.callbacks.intervention import carried_out, intervene, knobs_of
-from vaecollapse.callbacks.monitor import fading, unsettled
 from vaecollapse.callbacks.probes import own_probe
 from vaecollapse.datasets.gaussian import GaussianData
 from vaecollapse.elbo import Progress
@@ -196,38 +195,6 @@ def test_what_the_monitor_holds_does_not_grow_with_the_data(examples: int) -> No
         probe = own_probe(module, loader, 512, 256, {})
         held = sum(block.x.numel() * block.x.element_size() for block in probe.blocks)
         assert held == 512 * 8 * probe.blocks[0].x.element_size()
-
-
-@pytest.mark.parametrize(
-    ("trend", "moved"),
-    [
-        ([(0.85, 1.0, 5.0, 0.01, 0.08), (1.0, 2.0, 5.0, 0.01, 0.08)], 0.46),  # the gap doubled
-        ([(0.8, 1.0, 5.0, 0.5, 0.08), (1.0, 1.9, 5.0, 0.5, 0.08)], 0.0),  # within the noise
-        ([(0.5, 1.0, 4.0, 0.0, 0.08), (0.9, 1.0, 8.0, 0.0, 0.08)], 0.244),  # twice a fifth apart: half of the movement
-        ([(0.8, -0.01, 0.02, 0.0, 0.08), (1.0, 0.01, 0.01, 0.0, 0.08)], 0.0),  # too small to matter
-        ([(1.0, 1.0, 1.0, 0.0, 0.08)], None),
-    ],
-)
-def test_what_still_moves_at_the_end_is_measured_in_what_matters(trend: list, moved: float | None) -> None:
-    assert unsettled(trend) == (None if moved is None else pytest.approx(moved, abs=0.005))
-
-
-ROWS = [(0.1 * k, gap, 5.0, 0.2, 0.1) for k, gap in enumerate((4.0, 8.0, 7.0, 5.0, 3.5))]
-
-
-@pytest.mark.parametrize(
-    ("rows", "settled_at", "sounds"),
-    [
-        (ROWS, 0.2, True),
-        (ROWS, 0.25, False),  # while the price rose it paid, and two readings are no trend
-        (ROWS, None, False),
-        ([*ROWS[:4], (0.4, 5.5, 5.0, 0.2, 0.1)], 0.2, False),  # it came back
-        ([(*row[:3], 2.0, 0.1) for row in ROWS], 0.2, False),  # the fall is noise
-        ([(share, gap / 100, 5.0, 0.0, 0.1) for share, gap, *_ in ROWS], 0.2, False),  # it was never worth anything
-    ],
-)
-def test_a_value_of_z_that_falls_at_a_settled_price_is_fading(rows, settled_at, sounds: bool) -> None:
-    assert fading(rows, settled_at) == sounds
 
 
 def test_on_alarm_stop_ends_training_where_collapse_is_forecast(tmp_path) -> None:

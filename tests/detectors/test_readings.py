@@ -299,6 +299,8 @@ def test_a_fixed_scale_with_nothing_left_to_explain_is_one_too() -> None:
     usual = read(optimum(4, e=0.5), probe(gaussian_data(200)), {"d": DecoderVariance()})[0]
     assert usual["decoder_variance"].status == "absent"
     assert usual["residual_share"].value == pytest.approx((4 * 0.5 + 0.4 + 0.3 + 0.2 + 0.1) / 12.3, rel=0.2)
+    assert usual["data_numbers"].value == 8
+    assert usual["data_spread"].value == pytest.approx((12.3 / 8) ** 0.5, rel=0.1)
 
 
 @pytest.mark.parametrize(("weight", "status"), [(1.0, "absent"), (1.8, "material")])

@@ -13,6 +13,7 @@ from planted import EIGENVALUES
 from vaecollapse.batch import Batch
 from vaecollapse.callbacks.learning_rate import CosineDecay
 from vaecollapse.datasets.gaussian import GaussianData
+from vaecollapse.distributions.likelihoods import NormalLikelihood
 from vaecollapse.models.linear import LinearVAE
 from vaecollapse.regularizers.base import Regularizer
 from vaecollapse.regularizers.beta import Beta
@@ -36,13 +37,21 @@ def closed_form(e: float) -> tuple[float, float]:
 
 
 def fit(
-    regularizer: Regularizer, *, epochs: int, examples: int, folder: Path | None = None, resume: Path | None = None
+    regularizer: Regularizer,
+    *,
+    epochs: int,
+    examples: int,
+    folder: Path | None = None,
+    resume: Path | None = None,
+    cold: bool = False,
 ):
-    """From near the optimum at β = 1, four steps an epoch in float64, to lr = 0."""
+    """From near the optimum at β = 1 (`cold`: untrained), four steps an epoch in float64, to lr = 0."""
     torch.manual_seed(0)
     data = GaussianData(examples=examples, val_examples=16, batch_size=examples // 4)
     x = data.splits.train.x
     vae = LinearVAE.closed_form(covariance=x.T @ x / len(x), mean=x.mean(0), latent_dim=5, scale=1.0)
+    if cold:
+        vae = LinearVAE(event_shape=(8,), latent_dim=5, likelihood=NormalLikelihood(scale=1.0))
     with torch.no_grad():
         for parameter in vae.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -78,6 +87,16 @@ def test_a_constraint_is_met_and_at_the_distortion_of_the_closed_form(method: st
     assert sum(float(bound.distortion.mean()) for bound in bounds) / 20 == pytest.approx(distortion, rel=0.05)
     if module.regularizer.listens:
         assert float(priced.weight) == pytest.approx(e, rel=0.05)
+
+
+def test_geco_at_its_defaults_reaches_kappa_from_an_untrained_model_without_overshooting() -> None:
+    """400 steps, as in the bench: with the paper's smoothing D ends a nat below κ."""
+    _, kappa = closed_form(0.7)
+    module, x = fit(Geco(kappa=kappa), epochs=100, examples=1024, cold=True)
+    with torch.no_grad():
+        ends = sum(float(module.vae.elbo(Batch(x)).distortion.mean()) for _ in range(20)) / 20
+    assert ends == pytest.approx(kappa, rel=0.02)
+    assert 1 / module.regularizer.multiplier.item() == pytest.approx(0.7, rel=0.05), "the price that gives κ"
 
 
 RESUMED = {

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -40,12 +40,13 @@ from .foreign import Decode, Distance, Latents, foreseen
 from .intervention import MOST, intervene
 from .offers import offer_histogram, offer_text
 from .probes import Probe, foreign_probe, own_probe
+from .trend import Row, fading, has_fallen, unsettled
 
 log = logging.getLogger(__name__)
 Split = Literal["held_out", "training"]
 ALARMED = ("warn", "stop", "intervene")
 GRAVE = ("forecast_collapse", "fading", "variance_collapse")  # the others may be what was asked for
-FADED, LOOKS = 0.75, 3  # of the value of z that is left after so many readings in a row, each lower than the last
+AGAIN = 4  # a value of z that has fallen is read again after such a part of the steps between readings
 SHOWN = {
     "rate": "latent/rate",
     "kl_per_unit_residual": "latent/kl_per_unit_residual",
@@ -161,18 +162,19 @@ class CollapseMonitor(Callback):
         self.survey: Survey | None = None
         self.beside: dict[str, Finding] = {}  # what the readings are held against: null models, entropies
         self.foresee: Callable[[], Survey] | None = None  # the survey once more, at the price that is charged now
-        self.knobs: Mapping[str, float] = {}
+        self.knobs: dict[str, float] = {}
         self.held: tuple[str, ...] = ()
         self.command: Callable[[Prescription], Prescription] | None = None
         self.verdict: Verdict | None = None
         self.evidence: tuple[dict[str, Finding], dict[str, Finding] | None, Facts] | None = None
         self.latest: dict[str, Finding] = {}
-        self.trend: list[tuple[float, float, float, float, float]] = []
+        self.trend: list[Row] = []
         self.settled_at: float | None = None  # the share of training at which the KL weight reached its end
         self.alarms: set[str] = set()
         self.interventions = 0
         self.probes: dict[Split, Probe] = {}
         self.last_look = self.last_full = 0
+        self.again_at: int | None = None  # the step of a second reading, where the last one has fallen
         self.reading = False
         self.listeners: list[Callable[[Look], None]] = []
 
@@ -185,13 +187,15 @@ class CollapseMonitor(Callback):
             "interventions": self.interventions,
             "settled_at": self.settled_at,
             "looks": [self.last_look, self.last_full],
+            "again_at": self.again_at,
             "verdict": self.verdict.as_dict() if self.verdict else None,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.trend = [tuple(row) for row in state_dict["trend"]]
+        self.trend = [Row(*row) for row in state_dict["trend"]]
         self.alarms, self.settled_at = set(state_dict["alarms"]), state_dict["settled_at"]
         self.last_look, self.last_full = state_dict["looks"]
+        self.again_at = state_dict.get("again_at")
         self.interventions = state_dict["interventions"]
         self.verdict = Verdict.from_dict(state_dict["verdict"]) if state_dict["verdict"] else None
 
@@ -214,9 +218,12 @@ class CollapseMonitor(Callback):
         step = trainer.global_step
         if isinstance(pl_module, Training) and pl_module.spikes:
             self.note_spikes(trainer, pl_module)
-        if step > self.last_look and step % self.every_n_steps == 0:
+        if step > self.last_look and (step % self.every_n_steps == 0 or step == self.again_at):
             self.last_look = step
             self.look(trainer, pl_module, full=False)
+            low = has_fallen(self.trend, self.settled_at) and not fading(self.trend, self.settled_at)
+            due = low and step % self.every_n_steps == 0  # one that stays low is not read more often for ever
+            self.again_at = step + max(1, self.every_n_steps // AGAIN) if due else None
 
     def note_spikes(self, trainer: Trainer, module: Training) -> None:
         for spike in module.spikes:
@@ -314,7 +321,7 @@ class CollapseMonitor(Callback):
     def note_trend(self, trainer: Trainer, held_out: Mapping[str, Finding]) -> None:
         gap, rate = (value(held_out, name, 0.0) for name in ("gap", "rate"))
         finding = held_out.get("gap", MISSING)
-        self.trend.append((share_done(trainer), gap, rate, finding.se or 0.0, finding.threshold or 0.0))
+        self.trend.append(Row(share_done(trainer), gap, rate, finding.se or 0.0, finding.threshold or 0.0))
 
     def facts(
         self, trainer: Trainer, module: LightningModule, held_out: Mapping[str, Finding], finished: bool
@@ -507,31 +514,3 @@ def alarms_of(found: Mapping[str, Finding]) -> set[str]:
     if status(found, "floor_saturation") == "material":
         alarms.add("rate_pinned")
     return alarms
-
-
-def fading(trend: Sequence[tuple[float, float, float, float, float]], settled_at: float | None) -> bool:
-    """Does z lose its value at a KL weight that no longer moves? While a price rises, a sound latent pays with some."""
-    rows = [row for row in trend if settled_at is not None and row[0] >= settled_at][-LOOKS:]
-    gaps = [row[1] for row in rows]
-    if len(rows) < LOOKS or any(later >= earlier for earlier, later in pairwise(gaps)):
-        return False
-    first, last = rows[0], rows[-1]
-    fall, noise = first[1] - last[1], 2 * (first[3] ** 2 + last[3] ** 2) ** 0.5
-    return first[1] > first[4] and last[1] < FADED * first[1] and fall > max(noise, last[4])
-
-
-def unsettled(trend: Sequence[tuple[float, float, float, float, float]]) -> float | None:
-    """How far gap or R moved over the last fifth of training, relative, beyond what their noise explains; where fewer
-    than two readings lie in it, from the last two of all, in proportion. Rows are (share of training, gap, R, standard
-    error and size that matters of the gap); what is too small to matter is taken off with the noise."""
-    last = [row for row in trend if row[0] >= 0.8]
-    last = last if len(last) > 1 else trend[-2:]
-    if len(last) < 2 or last[-1][0] <= last[0][0]:
-        return None
-    first, final = last[0], last[-1]
-    part, noise = min(1.0, 0.2 / (final[0] - first[0])), 2 * max(row[3] for row in last)
-    gap, rate = (
-        max(0.0, abs(final[column] - first[column]) - slack) / max(abs(first[column]), abs(final[column]), 1e-9)
-        for column, slack in ((1, max(noise, final[4])), (2, 0.1))
-    )
-    return part * max(gap, rate)

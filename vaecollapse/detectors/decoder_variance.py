@@ -42,7 +42,8 @@ class DecoderVariance(Detector):
     `decoder_scale_at_floor`: at least `at_floor` of the scales lie within `near` × their floor; `residual_share`: the
     scale is fixed and E(x − x̂)²/Var(x) < `residual`, so that D falls without end; `decoder_scale_margin`: the scale
     is learned and d − aβ < `margin`, a the units that carry KL: the self-consistent s² = Σ λ_inactive/(d − aβ) of the
-    linear VAE has no solution there (Lucas 2019).
+    linear VAE has no solution there (Lucas 2019). `data_numbers` of an example and their `data_spread`, a standard
+    deviation, are what a cure starts from.
     """
 
     def __init__(
@@ -142,5 +143,7 @@ class DecoderVariance(Detector):
         return [
             Finding("decoder_variance", collapsed, None, n, "material" if collapsed else "absent", note=why),
             Finding("decoder_scale", float(self.mean("scale")), self.se("scale"), n),
+            Finding("data_numbers", float(self.event), None, n, note="of an example"),
+            Finding("data_spread", (float(self.mean("variance")) / float(self.event)) ** 0.5, None, n),
             *parts,
         ]

@@ -18,6 +18,10 @@ class Geco(Regularizer):
     for nats, about 1 for a spectral distance. `smoothing` is the average's decay, `start` the first m. The applied
     weight of the KL is 1/m, and that is what is logged; the multiplier stands beside it. β has no place here.
 
+    The average delays the answer by 1/(1 − smoothing) steps and takes no noise from m, which is the sum of all
+    violations whatever they were averaged over. The paper's .99, made for millions of steps, keeps m growing for a
+    hundred steps after κ is reached, from all that D lacked at the start.
+
     A κ below what the autoencoder reaches drives m to its maximum; one above D of the collapsed model asks for
     collapse.
 
@@ -36,7 +40,7 @@ class Geco(Regularizer):
         *,
         kappa: float,
         speed: float = 0.01,
-        smoothing: float = 0.99,
+        smoothing: float = 0.9,
         start: float = 1.0,
         minimum: float = 1e-6,
         maximum: float = 1e6,

@@ -1,8 +1,11 @@
 """D + (1 − α) R + (α + λ − 1) MMD²(q(z), p(z)) (InfoVAE, Zhao 2019): z may inform as long as it fills the prior."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution
 
 from ..elbo import ELBO, Objective, Progress
@@ -15,12 +18,61 @@ KERNELS = ("rbf", "imq")
 WIDTHS = (0.2, 0.5, 1.0, 2.0, 5.0)  # of 2k, the mean squared distance of two draws of N(0, I_k)
 
 
-def kernel(x: Float[Tensor, "n k"], y: Float[Tensor, "m k"], *, kind: str) -> Float[Tensor, "n m"]:
-    """The mean over `WIDTHS` w of exp(−d²/2kw) (`rbf`) or of 2kw/(2kw + d²) (`imq`, inverse multiquadratic: heavier
-    tails, so that it still pulls at a z far away)."""
-    distance = (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp(min=0)
-    scaled = distance / (2 * x.shape[1] * torch.tensor(WIDTHS).to(x)[:, None, None])
-    return (torch.exp(-scaled) if kind == "rbf" else 1 / (1 + scaled)).mean(0)
+ROWS = 128  # a block of distances that stays in the cache: two to fourteen times as fast at 1024 rows
+
+
+class KernelSum(torch.autograd.Function):
+    """Σ_nm of the mean over `WIDTHS` w of exp(−d²/2kw) (`rbf`) or of 2kw/(2kw + d²) (`imq`, inverse multiquadratic:
+    heavier tails, so that it still pulls at a z far away).
+
+    The slopes are found beside the values, a block of rows at a time, so that nothing of size n × m is kept: memory is
+    linear in the rows. It can be differentiated once.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Float[Tensor, "n k"], y: Float[Tensor, "m k"], kind: str) -> Float[Tensor, ""]:
+        pulls = torch.zeros_like(x), torch.zeros_like(y)
+        whole, lengths, moved = x.new_zeros(()), y.square().sum(1), any(ctx.needs_input_grad)
+        for start in range(0, len(x), ROWS):
+            rows = slice(start, start + ROWS)
+            part = x[rows]
+            distance = torch.addmm(lengths.expand(len(part), -1), part, y.T, alpha=-2)
+            distance = distance.add_(part.square().sum(1)[:, None]).clamp_(min=0).div_(2 * x.shape[1])
+            values, slopes = summed(distance, kind, sloped=moved)
+            whole += values
+            if slopes is not None:
+                pulls[0][rows] = slopes.sum(1)[:, None] * part - slopes @ y
+                pulls[1].add_(slopes.sum(0)[:, None] * y - slopes.T @ part)
+        ctx.save_for_backward(*pulls)
+        return whole
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Float[Tensor, ""]) -> tuple[Tensor, Tensor, None]:
+        x, y = ctx.saved_tensors
+        scale = gradient / x.shape[1]  # of d²/2k: slope × 2(x − y)/2k
+        return scale * x, scale * y, None
+
+
+def summed(scaled: Float[Tensor, "n m"], kind: str, *, sloped: bool) -> tuple[Tensor, Tensor | None]:
+    """Of the scaled squared distances the sum of kernel values, and their slopes."""
+    whole, slopes = scaled.new_zeros(()), torch.zeros_like(scaled) if sloped else None
+    for width in WIDTHS:
+        values = (scaled / -width).exp_() if kind == "rbf" else (scaled / width).add_(1).reciprocal_()
+        whole += values.sum()
+        if slopes is not None:
+            share = -1 / (width * len(WIDTHS))
+            slopes = slopes.add_(values, alpha=share) if kind == "rbf" else slopes.addcmul_(values, values, value=share)
+    return whole / len(WIDTHS), slopes
+
+
+def kernel_sum(x: Float[Tensor, "n k"], y: Float[Tensor, "m k"], kind: str) -> Float[Tensor, ""]:
+    """Over all pairs of a row of x and a row of y.
+
+    >>> kernel_sum(torch.zeros(2, 3), torch.zeros(4, 3), "imq").item()
+    8.0
+    """
+    return cast(Tensor, KernelSum.apply(x, y, kind))
 
 
 def mmd_squared(x: Float[Tensor, "n k"], y: Float[Tensor, "m k"], *, kind: str) -> Float[Tensor, ""]:
@@ -35,9 +87,9 @@ def mmd_squared(x: Float[Tensor, "n k"], y: Float[Tensor, "m k"], *, kind: str) 
 
     def within(rows: Tensor) -> Tensor:
         n = len(rows)
-        return (kernel(rows, rows, kind=kind).sum() - n) / (n * (n - 1))  # k(x, x) = 1
+        return (kernel_sum(rows, rows, kind) - n) / (n * (n - 1))  # k(x, x) = 1
 
-    return within(x) + within(y) - 2 * kernel(x, y, kind=kind).mean()
+    return within(x) + within(y) - 2 * kernel_sum(x, y, kind) / (len(x) * len(y))
 
 
 def drawn(prior: Distribution, z: Tensor, *, keyed: bool) -> Tensor:

@@ -93,6 +93,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
         monitor.command, monitor.held = command_of(overrides, list(callbacks)), held_by(module)
         monitor.foresee = partial(look_ahead, module, data, trainer, plan.units)
         monitor.knobs = {name: float(cfg[name]) for name in ("seed", "max_epochs", "lr", "latent_dim")}
+        monitor.knobs |= {"usual_lr": usual_rate(cfg, overrides)}
     describe(module, plan)
     source = take_weights(module.vae, weights) if weights else None
     if not begun and first_process():
@@ -130,6 +131,13 @@ def known_beside(data: VAEData) -> dict[str, Finding]:
         told = ", ".join(f"{name[5:]} {each.value:.4g} nats per token ({each.note})" for name, each in nulls.items())
         log.info("null models: %s", told)
     return found
+
+
+def usual_rate(cfg: DictConfig, overrides: Sequence[str]) -> float:
+    """The learning rate that this plan has where none is asked for."""
+    others = [line for line in overrides if line.lstrip("+").partition("=")[0] not in ("lr", "resume", "trust")]
+    asked = any(line.startswith("lr=") for line in overrides)
+    return float(config.compose(others).lr if asked else cfg.lr)
 
 
 def ended(trainer: pl.Trainer, module: Training, seconds: float) -> dict[str, Any]:
