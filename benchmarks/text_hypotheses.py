@@ -65,8 +65,12 @@ def moved(runs: Mapping[str, Sequence[Trial]], row: str, name: str, base: str | 
 
 
 def of_floors(runs: Mapping[str, Sequence[Trial]]) -> str:
-    grown = ", ".join(f"{mean(trials, 'klr_grown'):+.2g} at {row}" for row, trials in runs.items())
-    return f"KLr from the end of the warm-up to the end of training: {grown}."
+    names = ("klr_grown", "klr_swing", "klr_over_ramp")
+    grown = "; ".join(
+        "{}: {:+.2g} (swing {:.2g}), to the warm-up's largest {:+.2g}".format(row, *(mean(t, name) for name in names))
+        for row, t in runs.items()
+    )
+    return f"KLr from the quarter after the warm-up to the last quarter, {grown}."
 
 
 def of_moved(runs: Mapping[str, Sequence[Trial]]) -> str:
@@ -184,12 +188,23 @@ def trained(job: Job, seed: int, folder: Path, more: Sequence[str], origin: Path
 
 
 def course(run: Run) -> dict[str, float]:
-    """KLr, how much of it came after the middle of training (the end of the warm-up), and the last floor."""
+    """KLr at the end; its growth at the full weight, as the mean over validations of training's last quarter less that
+    of the quarter before; the largest distance of two validations in that half, a swing that a growth must exceed to be
+    one; how far the end lies above the largest KLr of the warm-up; and the last floor."""
     readings = run.read("verdict.json")["readings"]
     units = readings["units"]["value"]
-    rates = {row["step"]: row["val/latent/rate"] for row in run.lines("metrics.jsonl") if "val/latent/rate" in row}
-    half = min(rates, key=lambda step: abs(step - max(rates) / 2))
-    found = {"klr": readings["rate"]["value"] / units, "klr_grown": (rates[max(rates)] - rates[half]) / units}
+    rows = [row for row in run.lines("metrics.jsonl") if "val/latent/rate" in row and "val/distortion" in row]
+    end = max(row["step"] for row in rows)
+    ramp, before, last = (
+        [row["val/latent/rate"] / units for row in rows if low < row["step"] / end <= high]
+        for low, high in ((-1, 0.5), (0.5, 0.75), (0.75, 1))
+    )
+    found = {
+        "klr": readings["rate"]["value"] / units,
+        "klr_grown": statistics.fmean(last) - statistics.fmean(before),
+        "klr_swing": max(before + last) - min(before + last),
+        "klr_over_ramp": last[-1] - max(ramp),
+    }
     floors = [row["train/objective/floor"] for row in run.lines("metrics.jsonl") if "train/objective/floor" in row]
     return found | ({"last_floor": floors[-1]} if floors else {})
 
