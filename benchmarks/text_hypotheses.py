@@ -11,7 +11,7 @@ has ended is not repeated.
 import argparse
 import contextlib
 import io
-import json
+import shutil
 import statistics
 import sys
 import warnings
@@ -65,8 +65,12 @@ def moved(runs: Mapping[str, Sequence[Trial]], row: str, name: str, base: str | 
 
 
 def of_floors(runs: Mapping[str, Sequence[Trial]]) -> str:
-    grown = ", ".join(f"{mean(trials, 'klr_grown'):+.2g} at {row}" for row, trials in runs.items())
-    return f"KLr from the end of the warm-up to the end of training: {grown}."
+    names = ("klr_grown", "klr_swing", "klr_over_ramp")
+    grown = "; ".join(
+        "{}: {:+.2g} (swing {:.2g}), to the warm-up's largest {:+.2g}".format(row, *(mean(t, name) for name in names))
+        for row, t in runs.items()
+    )
+    return f"KLr from the quarter after the warm-up to the last quarter, {grown}."
 
 
 def of_moved(runs: Mapping[str, Sequence[Trial]]) -> str:
@@ -143,7 +147,7 @@ QUESTIONS = {
             Job("floor .02, weight 33 (case B)", (*PINNED, "beta=33")),
             Job("floor .005", LOWER),
             Job("weight 3.3", (*PINNED, "beta=3.3")),
-            Job("floor .005, from the run above all", LOWER, after="floor .02, weight 33 (case B)"),
+            Job("floor .005, from case B's weights", LOWER, after="floor .02, weight 33 (case B)"),
         ),
         of_pinned,
     ),
@@ -175,6 +179,7 @@ def trained(job: Job, seed: int, folder: Path, more: Sequence[str], origin: Path
     """The run, as it lies there or newly made."""
     place = directory(job, seed, folder)
     if not (place / "trained.json").exists():
+        shutil.rmtree(place, ignore_errors=True)  # what was cut short
         lines = [*job.overrides, *more, f"seed={seed}", "trainer.accelerator=cpu", f"logger.csv.directory={place}"]
         lines += [f"init_from={origin}"] if origin else []
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -183,12 +188,23 @@ def trained(job: Job, seed: int, folder: Path, more: Sequence[str], origin: Path
 
 
 def course(run: Run) -> dict[str, float]:
-    """KLr, how much of it came after the middle of training (the end of the warm-up), and the last floor."""
+    """KLr at the end; its growth at the full weight, as the mean over validations of training's last quarter less that
+    of the quarter before; the largest distance of two validations in that half, a swing that a growth must exceed to be
+    one; how far the end lies above the largest KLr of the warm-up; and the last floor."""
     readings = run.read("verdict.json")["readings"]
     units = readings["units"]["value"]
-    rates = {row["step"]: row["val/latent/rate"] for row in run.lines("metrics.jsonl") if "val/latent/rate" in row}
-    half = min(rates, key=lambda step: abs(step - max(rates) / 2))
-    found = {"klr": readings["rate"]["value"] / units, "klr_grown": (rates[max(rates)] - rates[half]) / units}
+    rows = [row for row in run.lines("metrics.jsonl") if "val/latent/rate" in row and "val/distortion" in row]
+    end = max(row["step"] for row in rows)
+    ramp, before, last = (
+        [row["val/latent/rate"] / units for row in rows if low < row["step"] / end <= high]
+        for low, high in ((-1, 0.5), (0.5, 0.75), (0.75, 1))
+    )
+    found = {
+        "klr": readings["rate"]["value"] / units,
+        "klr_grown": statistics.fmean(last) - statistics.fmean(before),
+        "klr_swing": max(before + last) - min(before + last),
+        "klr_over_ramp": last[-1] - max(ramp),
+    }
     floors = [row["train/objective/floor"] for row in run.lines("metrics.jsonl") if "train/objective/floor" in row]
     return found | ({"last_floor": floors[-1]} if floors else {})
 
@@ -212,7 +228,7 @@ def main() -> int:
             for job in jobs.values():
                 origin = directory(jobs[job.after], seed, given.folder) if job.after else None
                 runs[name].setdefault(job.row, []).append(trained(job, seed, given.folder, more, origin))
-                print(f"{name}: {json.dumps(runs[name][job.row][-1][:3])}", file=sys.stderr, flush=True)
+                print(f"{name}, seed {seed}, {job.row}: {runs[name][job.row][-1].verdict}", file=sys.stderr, flush=True)
     for name, rows in runs.items():
         print(f"\n**{QUESTIONS[name].asks}**\n")
         print("\n".join(table(rows, READINGS, next(iter(rows)))))
