@@ -8,6 +8,7 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -79,8 +80,11 @@ def test_the_constraints_pin_every_dependency_and_torch_first():
     assert lines[0].startswith("torch==")
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "exact, and no local versions"
     pinned = {re.sub(r"[._-]+", "-", line.split("==")[0]).lower() for line in lines}
-    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
-    assert {re.match(r"[\w-]+", requirement)[0].lower() for requirement in wanted} <= pinned
+    wanted = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
+    names = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in wanted} - {PROJECT["name"]}
+    assert names <= pinned
+    extras = re.search(r"^vaecollapse\[(.*)\]$", PROJECT["optional-dependencies"]["dev"][0])[1].split(",")
+    assert {*extras, "dev"} == {*PROJECT["optional-dependencies"]}, "the tests need every extra"
 
 
 def test_make_help_lists_every_target():
