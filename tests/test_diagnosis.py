@@ -31,7 +31,7 @@ from vaecollapse.regularizers.coefficients import Constant
 from vaecollapse.regularizers.free_bits import FreeBits
 
 GRID = [(units, share, 500) for units in (1, 3, 8, 12) for share in (1e-4, 1e-2, 0.1, 0.5)]
-LARGE = [(1, 1e-4, 10_000), (3, 0.5, 10_000), (8, 1e-2, 10_000), (12, 1e-4, 10_000), (12, 0.5, 10_000)]
+LARGE = [(1, 1e-4, 10_000), (3, 0.5, 10_000), (12, 1e-4, 10_000)]
 
 
 @pytest.mark.parametrize(("units", "share", "n"), [*GRID, *LARGE])  # of the large ones the corners: they take seconds

@@ -19,7 +19,7 @@ FLAT = f"dataset.eigenvalues=[1.0{',1.0' * 255}]"
 TRAINED = {
     "posterior_collapse": [
         [*LINEAR, "beta=8"],
-        [*LINEAR, "beta=20", "likelihood.scale=2"],
+        [*LINEAR, "beta=20", "likelihood.scale=2.0"],
         ["model=image", "likelihood=normal", "max_epochs=20", "regularizer=beta"],
     ],
     "healthy": [LINEAR, [*LINEAR, "likelihood.scale=0.5"]],
