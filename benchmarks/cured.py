@@ -61,6 +61,7 @@ def moved(before: Sequence[str], command: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=TRAINED, default=list(TRAINED), help="conditions")
     given = parser.parse_args()
     print(
         "| plan | seed | verdict | first prescription | verdict then | value of z | rank | better |\n"
@@ -69,8 +70,8 @@ def main() -> int:
     )
     better = opened = total = 0
     with tempfile.TemporaryDirectory() as folder:
-        for condition, plans in TRAINED.items():
-            for number_of, plan in enumerate(plans):
+        for condition in given.only:
+            for number_of, plan in enumerate(TRAINED[condition]):
                 for seed in range(given.seeds):
                     own = [*plan, f"seed={seed}", "trainer.accelerator=cpu"]
                     home = Path(folder) / condition / f"{number_of}_{seed}"
