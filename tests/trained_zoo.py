@@ -36,6 +36,7 @@ TRAINED = {
     "diverged": [[*LINEAR, "lr=1e6"]],
     "rate_pinned": [[*LINEAR, "regularizer=free_bits", "free_bits=1.0", "beta=4"]],
 }  # fmt: skip
+RULED = {"rate", "active_units"}  # what the rules of thumb go by; a run that diverged at once has neither
 
 
 def train(overrides: Sequence[str], folder: Path) -> Verdict:
@@ -57,7 +58,7 @@ def trained(condition: str, overrides: Sequence[str], seed: int, folder: Path) -
         condition not in ("healthy", "rate_pinned"),
         verdict.verdict,
         named(condition, verdict),
-        *(by_rules(verdict.readings) if "rate" in verdict.readings else ("diverged", "diverged")),
+        *(by_rules(verdict.readings) if RULED <= verdict.readings.keys() else ("diverged", "diverged")),
     )
 
 
