@@ -58,7 +58,7 @@ def trained(condition: str, overrides: Sequence[str], seed: int, folder: Path) -
         condition not in ("healthy", "rate_pinned"),
         verdict.verdict,
         named(condition, verdict),
-        *(by_rules(verdict.readings) if RULED <= verdict.readings.keys() else ("diverged", "diverged")),
+        *(by_rules(verdict.readings) if verdict.readings.keys() >= RULED else ("diverged", "diverged")),
     )
 
 
