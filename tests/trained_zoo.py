@@ -41,7 +41,12 @@ RULED = {"rate", "active_units"}  # what the rules of thumb go by; a run that di
 
 def train(overrides: Sequence[str], folder: Path) -> Verdict:
     """The verdict at the end of the package's real path."""
-    given = [*overrides, "trainer.accelerator=cpu", "callback=[learning_rate,collapse_monitor]", f"logger.csv.directory={folder}"]
+    given = [
+        *overrides,
+        "trainer.accelerator=cpu",
+        "callback=[learning_rate,collapse_monitor]",
+        f"logger.csv.directory={folder}",
+    ]
     verdict = tasks.train(config.compose(given), folder, given).diagnosis
     assert verdict is not None
     return verdict
