@@ -179,11 +179,11 @@ class TextData(VAEData):
         parts = self._parts(rows)
         if self._tokenizer is None:
             self._tokenizer = self._trained([rows[number] for number in parts[0]])
-        answers = self._fitting("answer", self._encoded(rows, [row.answer for row in rows], last=[EOS]), rows)
+        answers = self._fitting("answer", self._encoded([row.answer for row in rows], last=[EOS]), rows)
         asked = [row.prompt or "" for row in rows]
         prompts = None
         if any(row.prompt is not None for row in rows):
-            prompts = self._fitting("prompt", self._encoded(rows, asked, last=[]), rows)
+            prompts = self._fitting("prompt", self._encoded(asked, last=[]), rows)
         self._facts = self._shapes(answers, prompts)
         return Splits(*(_examples(answers, prompts, part) for part in parts))
 
@@ -249,7 +249,7 @@ class TextData(VAEData):
             return Bytes()
         return BPE.trained([text for row in rows for text in (row.prompt, row.answer) if text], self.vocab)
 
-    def _encoded(self, rows: Sequence[Row], texts: Sequence[str], last: list[int]) -> list[list[int]]:
+    def _encoded(self, texts: Sequence[str], last: list[int]) -> list[list[int]]:
         assert self._tokenizer is not None
         return [tokens + last for tokens in self._tokenizer.encode(texts)]
 
