@@ -82,14 +82,6 @@ class Distribution(FieldMetric):
         block, at = real.labels("block").unique(return_inverse=True)
         self.add(block, counts(real.values, valid, at, 0) + sum(counts(member, valid, at, 1) for member in generated))
 
-    def rows(
-        self,
-        real: Fields,
-        generated: Float[Tensor, "members times height width"],
-        valid: Bool[Tensor, "times height width"],
-    ) -> Float[Tensor, "times n"]:
-        raise NotImplementedError("counted by block")
-
     def cumulated(self, sums: Float[Tensor, "*blocks n"]) -> Float[Tensor, "*blocks two steps"]:
         """F of the truth and of the members on the steps."""
         held = sums.unflatten(-1, (2, STEPS))

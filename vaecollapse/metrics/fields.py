@@ -120,14 +120,14 @@ class FieldMetric(Metric):
         parts = state if isinstance(state, list) else [state]  # after a sync a tensor
         return torch.cat([*(part.cpu() for part in parts), more])
 
-    @abstractmethod
     def rows(
         self,
         real: Fields,
         generated: Float[Tensor, "members times height width"],
         valid: Bool[Tensor, "times height width"],
     ) -> Float[Tensor, "times n"]:
-        """One row of numbers for each time."""
+        """One row of numbers for each time; what is no sum over times has a `take` of its own instead."""
+        raise NotImplementedError(f"{type(self).__name__} writes neither rows nor take")
 
     @abstractmethod
     def values(self, sums: Float[Tensor, "*blocks n"]) -> dict[str, Float[Tensor, "*blocks"]]:

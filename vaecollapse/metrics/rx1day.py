@@ -1,7 +1,7 @@
 """The wettest day of each cell."""
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from .base import Score
@@ -36,14 +36,6 @@ class Rx1Day(FieldMetric):
             0, at[:, None].expand_as(every), every, "amax"
         )
         self.block, self.place, self.sums = ([each] for each in (*own.unbind(1), found))
-
-    def rows(
-        self,
-        real: Fields,
-        generated: Float[Tensor, "members times height width"],
-        valid: Bool[Tensor, "times height width"],
-    ) -> Float[Tensor, "times n"]:
-        raise NotImplementedError("a maximum is no sum")
 
     def by_block(self) -> tuple[Shaped[Tensor, " blocks"], Float[Tensor, "blocks n"]]:
         """Σ over cells of members' peaks, of the truth's, and the number of cells, by block."""
