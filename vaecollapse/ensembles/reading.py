@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..metrics.fields import Fields
 from ..refusal import Refused
-from .writing import xarray
+from ..writers.netcdf import xarray
 
 # how a dimension is known: its name, else the attributes of its coordinate
 NAMES = {

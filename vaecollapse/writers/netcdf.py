@@ -1,7 +1,5 @@
 """An ensemble as CF NetCDF, the truth beside the members."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from ..files import whole
 from ..refusal import Refused
 
 INSTALL = "pip install 'vaecollapse[spatial]'"
@@ -55,18 +54,10 @@ def write(path: Path | str, ensemble: Ensemble) -> None:
     """
     path, dataset = Path(path), _dataset(ensemble)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
     packed = {"zlib": True, "complevel": 1, "_FillValue": np.float32(np.nan)}
-    try:
-        fields = (ensemble.name, f"{ensemble.name}_truth")
+    fields = (ensemble.name, f"{ensemble.name}_truth")
+    with whole(path, sync=True) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=dict.fromkeys(fields, packed))
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _dataset(ensemble: Ensemble) -> Any:
