@@ -46,10 +46,11 @@ def sample(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Sample
     with quiet(vae, run_.seed):
         limit = made("the samples", lambda: most(vae, held, cfg.mode))
         asked = {key: cfg[key] for key in ("steps", "draws", "temperature", "tokens") if cfg[key] is not None}
-        if isinstance(writer, EnsembleWriter):
+        of_members = isinstance(writer, EnsembleWriter) and cfg.mode in ("prior", "posterior")
+        if of_members:
             n, total, more = members_of(cfg, held)
-            of = {"mode": cfg.mode, "temperature": float(asked.get("temperature", 1.0)), "split": cfg.split}
-            writer.begin(cfg.split, n, of)
+            told = {"mode": cfg.mode, "temperature": float(asked.get("temperature", 1.0)), "split": cfg.split}
+            cast(EnsembleWriter, writer).begin(cfg.split, n, told)
             asked |= more
         else:
             n = total = count_of(cfg.n, cfg.mode, limit)
@@ -60,16 +61,13 @@ def sample(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Sample
         run.write("provenance.json", run.read("provenance.json") | {"sampled": told, "trained": run_.provenance})
         write(writer, blocks, total)
     what = f"{n} of mode={cfg.mode}"
-    if isinstance(writer, EnsembleWriter):
+    if of_members:
         what = f"{n} members of each of {held.count} {cfg.split} examples, mode={cfg.mode}"
     return Sampled(f"{what}, {run_.named(cfg.run)}", str(writer.first), directory)
 
 
 def members_of(cfg: DictConfig, held: Held) -> tuple[int, int, dict[str, int]]:
-    """How many members, how many samples that makes, and what else the mode is told. Refused where samples of the mode
-    are no members."""
-    if cfg.mode not in ("prior", "posterior"):
-        raise Refused(f"mode={cfg.mode} makes no members of an ensemble: type format=npz, or mode=prior")
+    """How many members, how many samples that makes, and what else the mode is told."""
     if cfg.draws is not None:
         raise Refused(
             f"draws={cfg.draws} has no effect: of an ensemble n is the number of members, so type n={cfg.draws}"

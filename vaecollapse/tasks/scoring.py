@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..batch import collate
+from ..batch import Batch, collate
 from ..datasets.base import VAEData
 from ..datasets.fields import FieldData
 from ..elbo import draw, noise
@@ -45,8 +45,7 @@ class Scored(NamedTuple):
 class Drawn:
     """The ensemble of a run on some examples of a split, read as a stored one is, and made part by part.
 
-    mode prior: z from p(z|c); posterior: from q(z|x, c), which has seen the truth. Member k of an example is the same
-    however many there are.
+    mode prior: z from p(z|c); posterior: from q(z|x, c), which has seen the truth.
     """
 
     def __init__(
@@ -56,6 +55,20 @@ class Drawn:
         self.module, self.data, self.split, self.positions, self.seed = module, data, split, list(positions), seed
         self.count, self.mode, self.temperature = count, mode, temperature
 
+    def codes(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """z of each member, with the noise that `vaecollapse-sample` gives it, and the mask it is decoded under."""
+        vae, place = self.module.vae, batch.positions().cpu()
+        if self.mode == "posterior":
+            law = vae.encode(batch.x, batch.context, batch.mask)
+            unit = tuple(law.event_shape)
+            for eps in noise(place, unit, draws=self.count, seed=self.seed, epoch=8):
+                yield draw(law, self.temperature * eps), batch.mask
+            return
+        law, size = vae.prior(batch.context), len(getattr(self.data.splits, self.split))
+        for member in range(self.count):
+            eps = noise(member * size + place, tuple(law.event_shape), seed=self.seed, epoch=2)[0]
+            yield draw(law, self.temperature * eps), None
+
     def parts(self, times: int = 64) -> Iterator[tuple[Fields, Float[Tensor, "members n height width"]]]:
         vae, show = self.module.vae, Shown(self.module.vae)
         dataset, unit = getattr(self.data.splits, self.split), str(self.data.facts["unit"])
@@ -64,11 +77,7 @@ class Drawn:
             one = collate([dataset[row] for row in rows])
             batch = one.like(self.module)
             with quiet(vae, self.seed + start):
-                prior = vae.prior(batch.context)
-                law = prior if self.mode == "prior" else vae.encode(batch.x, batch.context, batch.mask)
-                eps = noise(torch.tensor(rows), tuple(prior.event_shape), draws=self.count, seed=self.seed, epoch=2)
-                eps = self.temperature * eps
-                members = [show(draw(law, each), batch.context, batch.mask)[:, 0].float().cpu() for each in eps]
+                members = [show(z, batch.context, mask)[:, 0].float().cpu() for z, mask in self.codes(batch)]
             own = [(self.data.block(self.split, row), self.data.place(self.split, row).window) for row in rows]
             block, place = (torch.tensor(each) for each in zip(*own, strict=True))
             area = torch.from_numpy(np.stack([self.data.areas(self.split, row) for row in rows])).float()

@@ -8,28 +8,30 @@ import numpy as np
 from jaxtyping import Float32
 
 from .base import Made, Writer
-from .netcdf import Ensemble, write
+from .netcdf import Ensemble, write, write_columns
 
 Frame = Callable[[str], Ensemble]  # of a split: the truth and where its fields lie, with no members yet
 
 
 class EnsembleWriter(Writer):
-    """`ensemble.nc`: each example of a split with its members, by `begin` so many. Samples come member by member, each
+    """After `begin`, `ensemble.nc`: each example of a split with so many members. Samples come member by member, each
     under every example's condition in turn, or with all their members as the columns `draw_1` …; what an interrupted
-    sampling leaves are the members that are whole.
+    sampling leaves are the members that are whole. Else `samples.nc`, each column a variable (sample, y, x).
 
-    All members are held until the end, 4 bytes a cell.
+    All samples are held until the end, 4 bytes a cell. (npz is what `NumbersWriter` writes.)
     """
 
-    formats: ClassVar[tuple[str, ...]] = ("nc",)
+    formats: ClassVar[tuple[str, ...]] = ("nc", "npz")
 
     def __init__(self, folder: Path, form: str | None = None, *, frame: Frame) -> None:
         super().__init__(folder, form)
-        self.frame, self.ensemble, self.done = frame, None, 0
+        self.frame, self.done = frame, 0
+        self.ensemble: Ensemble | None = None
+        self.loose: dict[str, list[np.ndarray]] = {}
 
     @property
     def first(self) -> Path:
-        return self.folder / "ensemble.nc"
+        return self.folder / ("samples.nc" if self.ensemble is None else "ensemble.nc")
 
     def begin(self, split: str, count: int, about: Mapping[str, str | float | int]) -> None:
         """Makes room for `count` members of every example of the split."""
@@ -38,7 +40,10 @@ class EnsembleWriter(Writer):
         self.ensemble, self.done = frame._replace(members=members, about=about), 0
 
     def add(self, made: Made) -> None:
-        assert self.ensemble is not None, "begin comes first"
+        if self.ensemble is None:
+            for name, values in made.columns.items():
+                self.loose.setdefault(name, []).append(values[:, 0])
+            return
         fields: Float32[np.ndarray, "members n height width"] = self.ensemble.members
         size = fields.shape[1]
         if "sample" in made.columns:
@@ -54,6 +59,8 @@ class EnsembleWriter(Writer):
 
     def finish(self) -> None:
         """The file, of the members that are whole; none where there are none."""
+        if self.loose:
+            write_columns(self.first, {name: np.concatenate(parts) for name, parts in self.loose.items()})
         if self.ensemble is None or not self.done:
             return
         there = np.isfinite(self.ensemble.truth)

@@ -14,12 +14,13 @@ INSTALL = "pip install 'vaecollapse[spatial]'"
 
 
 def xarray() -> Any:
-    """The library, loaded where it is needed."""
+    """The library, where it is installed with what it reads and writes files with."""
     try:
+        import cftime  # noqa: F401
         import h5netcdf  # noqa: F401
         import xarray
     except ImportError as error:
-        raise Refused(f"ensembles are read and written with {error.name}, which is not installed: {INSTALL}") from None
+        raise Refused(f"NetCDF and Zarr need the extra spatial ({error}): type {INSTALL}") from None
     return xarray
 
 
@@ -58,6 +59,13 @@ def write(path: Path | str, ensemble: Ensemble) -> None:
     fields = (ensemble.name, f"{ensemble.name}_truth")
     with whole(path, sync=True) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=dict.fromkeys(fields, packed))
+
+
+def write_columns(path: Path, columns: Mapping[str, Float32[np.ndarray, "sample height width"]]) -> None:
+    """Fields that are no ensemble, by name, with dims (sample, y, x)."""
+    dataset = xarray().Dataset({name: (("sample", "y", "x"), values) for name, values in columns.items()})
+    with whole(path, sync=True) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf")
 
 
 def _dataset(ensemble: Ensemble) -> Any:
