@@ -17,7 +17,8 @@ from vaecollapse.refusal import Refused
 xr = pytest.importorskip("xarray")
 TYPED = ["model=precip_cvae", "capacity=2", "latent_dim=4", "dataset.storms=16", "dataset.steps=2", "dataset.size=16",
          "model.hard=mult", "max_epochs=2", "seed=3", "callback=[collapse_monitor]", "trainer.accelerator=cpu",
-         "callback.collapse_monitor.final_examples=64", "detector=[rate,decoder_reliance,posterior_variance]"]  # fmt: skip
+         "callback.collapse_monitor.final_examples=64",
+         "detector=[rate,decoder_reliance,posterior_variance]"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
