@@ -1,7 +1,7 @@
 """p(x|z) of rain in mm: the weighted L1 of practitioners, no density, and the Bernoulli-gamma, which is one."""
 
 import math
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,13 +18,6 @@ LEAST = 1e-3  # of a wet cell: amounts below it score as it, since a gamma densi
 
 Rain = Float[Tensor, "batch 1 height width"]
 Valid = Bool[Tensor, "batch 1 height width"]
-
-
-class RainLikelihood(Protocol):
-    """What a likelihood of rain is told by the model, once: the transform of training, its 99th percentile of wet cells
-    and the least of a wet cell in mm, and how many cells a coarse one has along a side."""
-
-    def for_rain(self, *, transform: RainTransform, p99: float, wet: float, factor: int) -> None: ...
 
 
 class RainDistance(Distribution):

@@ -1,7 +1,7 @@
 """The scores of an ensemble."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
@@ -11,6 +11,7 @@ from ..metrics.base import Metric, Score
 from ..metrics.fields import FieldMetric, Fields
 
 
+@runtime_checkable
 class Source(Protocol):
     """An ensemble that is read part by part: from a file, or drawn as it is read."""
 
