@@ -71,8 +71,7 @@ class Shown(NamedTuple):
         self, z: Float[Tensor, "batch *unit"], context: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         decoded: Any = self.vae.decode(z, context, mask)
-        own = getattr(decoded, "member", None)
-        mean = own() if callable(own) else mean_of(decoded)
+        mean = decoded.member() if hasattr(decoded, "member") else mean_of(decoded)
         if mean is None:
             return decoded.sample(temperature=self.tokens)
         return mean if mask is None else mean * mask

@@ -232,8 +232,10 @@ class Training(LightningModule):
         D + w·R, w the schedule's end."""
         if self.vae.normalised:
             return distortion + rate
-        fitted = getattr(getattr(self.vae, "likelihood", None), "nats", None)
-        return fitted(distortion) + rate if callable(fitted) else self.regularizer.compared(distortion, rate)
+        likelihood: Any = getattr(self.vae, "likelihood", None)
+        if hasattr(likelihood, "nats"):
+            return likelihood.nats(distortion) + rate
+        return self.regularizer.compared(distortion, rate)
 
     def per_token(self, distortion: float) -> dict[str, float]:
         """The NLL of a token, each counting the same, and its exponential; empty where there are none."""

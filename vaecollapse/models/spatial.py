@@ -38,6 +38,8 @@ class PrecipitationVAE(VAE):
     that the condition sets (Sohn 2015), under the flow where the prior is one.
     """
 
+    unit: Tensor
+
     def __init__(
         self,
         *,
