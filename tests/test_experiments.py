@@ -15,7 +15,8 @@ CONF = config.folder()
 SWEEPS = ["remedies", "text_hypotheses", "text_units"]
 CASES = [name for name in config.options([CONF])["experiment"] if name not in SWEEPS]
 EXPECTED = {"case_a": "posterior_collapse", "case_b": "inconclusive", "case_d": "posterior_collapse",
-            "case_e": "posterior_collapse", "case_f": "prior_hole"}  # fmt: skip
+            "case_e": "posterior_collapse", "case_f": "prior_hole", "precip_v3": "inconclusive",
+            "precip_v4": "prior_hole", "precip_works": "healthy"}  # fmt: skip
 
 
 def text(case: str) -> str:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .batch import Batch
 from .distributions.likelihoods import BernoulliLikelihood, ElementwiseLikelihood, LaplaceLikelihood, NormalLikelihood
-from .distributions.rain import RainDistance, WeightedL1
+from .distributions.rain import BernoulliGammaLikelihood, RainDistance, WeightedL1
 from .elbo import Progress
 from .refusal import Refused
 from .regularizers.base import Regularizer
@@ -488,6 +488,8 @@ def audit(
         # its scale becomes the one that fits what is left over
         effective, e = weight, e if residual is None else weight * residual
         what = f"a density of {NAMES.get(distortion.kind, 'errors')} whose scale is fitted"
+    elif isinstance(likelihood, BernoulliGammaLikelihood):
+        what, effective, e = "the NLL of a Bernoulli-gamma", weight, None  # its amounts' spread is fitted
     elif isinstance(likelihood, BernoulliLikelihood) or (likelihood is None and not batch.x.is_floating_point()):
         effective = weight  # bits and tokens have no scale
     elif stretch is None:

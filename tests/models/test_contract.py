@@ -29,7 +29,7 @@ SMALL = {
     "DrumsData": {"clips": 60, "seconds": 0.25},
     "GaussianData": {"examples": 64},
     "ArithmeticData": {"numbers": 5},
-    "RainData": {"storms": 12, "steps": 2, "size": 16},
+    "RainData": {"storms": 32, "steps": 2, "size": 16},
 }
 NARROW = {
     "precip_cvae": ["latent_dim=4", "capacity=2"],

@@ -48,8 +48,8 @@ class WeightedL1(nn.Module):
 
         L_rec = Σ m w |ŷ − y| / Σ m w,  w = clip(y/scale, w_min, w_max) · (1 + (tail_boost − 1)·[y ≥ P99 of training])
 
-    `weight_norm`: Σ m w is of the batch's mean example while training with `batch`; with `fixed`, and in evaluation, of
-    training's mean weight, so that what an example costs does not depend on its company.
+    `weight_norm`: of `batch` Σ m w is the batch's own, in evaluation that of cells of training's mean weight, so that
+    what an example costs does not depend on its company; of `fixed` it is Σ m, and a cell at `scale` counts 1.
     L_mass `relative`: |Σ m ŷ − Σ m y| / Σ m y, a field drier than the least of a wet cell counting as that; `coarse`:
     mean |block mean of ŷ − block mean of y| in mm; `zscore_sum`: |mean z(ŷ) − mean z(y)| of standardised fields (as
     some do; it weighs drizzle as much as floods).
@@ -143,7 +143,8 @@ class WeightedL1(nn.Module):
         if self.weight_norm == "batch" and self.training and torch.is_grad_enabled():
             norm = weight.sum() / len(x)
         else:
-            norm = self.mean_weight.to(x) * valid.flatten(1).sum(1)
+            each = self.mean_weight.to(x) if self.weight_norm == "batch" else 1.0
+            norm = each * valid.flatten(1).sum(1)
         return (weight * (field - x).abs()).flatten(1).sum(1) / norm.clamp(min=1e-12)
 
     def mass(self, x: Rain, field: Rain, mask: Valid | None = None) -> Float[Tensor, " batch"]:
