@@ -68,8 +68,8 @@ def test_case_f_with_a_warm_up_longer_than_training_is_refused() -> None:
 def test_an_unknown_case_is_refused_and_help_lists_them_all() -> None:
     with pytest.raises(Refused, match="case_z"):
         config.compose(["experiment=case_z"])
-    (line,) = re.findall(r"^  experiment +(.*)$", help.train_help("vaecollapse-train", [CONF]), re.M)
-    assert line.split() == [*CASES, *SWEEPS]
+    (lines,) = re.findall(r"^  experiment ((?: .*\n)+?)  \w", help.train_help("vaecollapse-train", [CONF]), re.M)
+    assert lines.split() == [*CASES, *SWEEPS]
 
 
 def trained(cfg: DictConfig) -> str:
