@@ -152,7 +152,9 @@ exit codes
 
 def keys_of(primary: str) -> list[tuple[str, str, str]]:
     """(key, default, meaning), as conf/<primary>.yaml has them."""
-    return re.findall(r"^(\w+): (\S+) *# (.*)$", (config.folder() / f"{primary}.yaml").read_text("utf-8"), re.M)
+    return re.findall(
+        r"^(?:  - )?(\w+): (\S+) *# (.*)$", (config.folder() / f"{primary}.yaml").read_text("utf-8"), re.M
+    )
 
 
 def verb_help(name: str, primary: str) -> str:
