@@ -9,16 +9,16 @@ import pytest
 import torch
 from planted_rain import rain
 
-from vaecollapse.ensembles import writing
 from vaecollapse.ensembles.reading import Stored
 from vaecollapse.ensembles.scoring import scores
-from vaecollapse.ensembles.writing import Ensemble, write
 from vaecollapse.metrics.crps import CRPS
 from vaecollapse.metrics.diversity import EnsembleDiversity
 from vaecollapse.metrics.fields import Fields
 from vaecollapse.metrics.mass_bias import MassBias
 from vaecollapse.metrics.rank_histogram import RankHistogram
 from vaecollapse.refusal import Refused
+from vaecollapse.writers import netcdf
+from vaecollapse.writers.netcdf import Ensemble, write
 
 xr = pytest.importorskip("xarray")
 AXES = {
@@ -197,4 +197,4 @@ def test_one_member_is_scored_where_one_is_enough(tmp_path: Path) -> None:
 def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "h5netcdf", None)
     with pytest.raises(Refused, match=r"pip install 'vaecollapse\[spatial\]'"):
-        writing.xarray()
+        netcdf.xarray()

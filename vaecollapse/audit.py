@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from .batch import Batch
 from .distributions.likelihoods import BernoulliLikelihood, ElementwiseLikelihood, LaplaceLikelihood, NormalLikelihood
+from .distributions.rain import BernoulliGammaLikelihood, RainDistance, WeightedL1
 from .elbo import Progress
 from .refusal import Refused
 from .regularizers.base import Regularizer
@@ -487,6 +488,8 @@ def audit(
         # its scale becomes the one that fits what is left over
         effective, e = weight, e if residual is None else weight * residual
         what = f"a density of {NAMES.get(distortion.kind, 'errors')} whose scale is fitted"
+    elif isinstance(likelihood, BernoulliGammaLikelihood):
+        what, effective, e = "the NLL of a Bernoulli-gamma", weight, None  # its amounts' spread is fitted
     elif isinstance(likelihood, BernoulliLikelihood) or (likelihood is None and not batch.x.is_floating_point()):
         effective = weight  # bits and tokens have no scale
     elif stretch is None:
@@ -525,6 +528,8 @@ def _decoded(vae: VAE, batch: Batch) -> tuple[Distortion, float, float | None, f
     if not x.is_floating_point() and vae.normalised:
         cells = float(x[0].numel() if mask is None else mask.flatten(1).sum(1).double().mean())
         return Distortion("tokens", 1.0, f"the sum of token NLLs over {cells:.3g} tokens"), cells, None, None
+    if isinstance(decoded, RainDistance):
+        return _weighted(decoded.likelihood, x, decoded.field, mask)
     if not x.is_floating_point() or not vae.normalised or vae.autoregressive:
         return unknown
     if inner is not decoded:  # a density of fixed features
@@ -545,6 +550,20 @@ def _decoded(vae: VAE, batch: Batch) -> tuple[Distortion, float, float | None, f
         return unknown  # a distribution without a mean, or one that scores nothing but its own support
     square = float(((x - y).square() * valid).sum() / valid.sum())
     return found, cells, square, (wider - nearer) / 0.02
+
+
+def _weighted(
+    likelihood: WeightedL1, x: Tensor, y: Tensor, mask: Tensor | None
+) -> tuple[Distortion, float, float | None, float | None]:
+    """The same of a weighted L1, by its reconstruction term alone: L_rec is its own stretch, so β_eff = β·n/L_rec."""
+    valid = torch.ones_like(x) if mask is None else mask.expand_as(x).to(x)
+    cells = float(valid.flatten(1).sum(1).mean())
+    wider, nearer = (float(likelihood.reconstruction(x, x + t * (y - x), mask).mean()) for t in (1.01, 0.99))
+    square = float(((x - y).square() * valid).sum() / valid.sum().clamp(min=1))
+    words = f"the weighted mean of absolute errors over {cells:.6g} cells"
+    terms = {"mass": likelihood.lambda_mass, "gradient": likelihood.lambda_grad}
+    words += "".join(f" + {weight:.4g} · L_{name}" for name, weight in terms.items() if weight)
+    return Distortion("other", math.nan, words), cells, square, (wider - nearer) / 0.02
 
 
 def _wide(part: Tensor) -> Tensor:

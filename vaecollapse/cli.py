@@ -352,7 +352,8 @@ class EvaluateSession(VerbSession):
         if self.is_sweep():
             self.say(f"job {HydraConfig.get().job.num}: {' '.join(overrides)}")
         self.check(cfg)
-        loading.run_directory(cfg.run)
+        if not cfg.get("file"):
+            loading.run_directory(cfg.run)
         _show_log()
         if cfg.trust and os.getcwd() not in sys.path:  # else nothing of the folder one stands in is imported
             sys.path.append(os.getcwd())
@@ -364,6 +365,11 @@ class EvaluateSession(VerbSession):
         config.check_evaluation(cfg)
 
     def carry_out(self, cfg, directory: Path, overrides: list[str]) -> None:
+        if cfg.file:
+            from .tasks import score_file
+
+            show_scores(score_file(cfg, directory, overrides))
+            return
         from .tasks import evaluate as task
 
         show_evaluation(task(cfg, directory, overrides))
@@ -432,9 +438,20 @@ def show_diagnosis(outcome, form: str) -> None:
 
 def show_evaluation(outcome) -> None:
     """The table of an evaluation, on stdout."""
-    from .table import evaluation_table
+    from .ensembles.scoring import lines
+    from .table import evaluation_table, scores_table
 
-    _show_tables(outcome.directory, evaluation_table(outcome.verdict, outcome.figures, outcome.what))
+    tables = [evaluation_table(outcome.verdict, outcome.figures, outcome.what)]
+    tables += [scores_table(lines(outcome.scores), outcome.scored)] if outcome.scores else []
+    _show_tables(outcome.directory, *tables)
+
+
+def show_scores(outcome) -> None:
+    """The scores of a file, on stdout."""
+    from .ensembles.scoring import lines
+    from .table import scores_table
+
+    _show_tables(outcome.directory, scores_table(lines(outcome.scores), outcome.what))
 
 
 def show_samples(outcome) -> None:

@@ -171,10 +171,19 @@ class EvaluateSchema(ReadSchema):
 
     samples: int = MISSING
     examples: int | None = None
+    file: str | None = None
+    members: int | None = None
+    mode: str | None = None
+    temperature: float | None = None
+    metric: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_counts(samples=64, examples=512)
+        self.check_counts(samples=64, examples=512, members=10)
+        if self.mode is not None:
+            self.check_one_of("mode", ("prior", "posterior"))
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise Refused(f"temperature must be finite, 0 or more, but temperature={self.temperature:g}: try 1")
 
 
 SAMPLE_MODES = ("prior", "posterior", "interpolate", "traverse")
@@ -355,9 +364,21 @@ def _fits(value: Any, hint: Any) -> bool:
 def check_evaluation(cfg: DictConfig, schema: type = EvaluateSchema) -> None:
     """Raises Refused where the configuration of an evaluation (or, by its schema, of another verb that reads a run) is
     out of range or has no value."""
+    if OmegaConf.select(cfg, "file") is not None:
+        _check_file(cfg)
     if missing := [str(key) for key in cfg if OmegaConf.is_missing(cfg, key)]:
         raise Refused(f"{missing[0]} has no value: type {missing[0]}=outputs/train/<time>, a run directory")
     _hold_to(schema, cfg)
+
+
+def _check_file(cfg: DictConfig) -> None:
+    """Of a file there is no run; Refused where one is given, or what only a run reads."""
+    if not OmegaConf.is_missing(cfg, "run"):
+        raise Refused(f"run={cfg.run} and file={cfg.file}: give one of the two, a run or an ensemble in a file")
+    cfg.run = ""
+    for name in ("examples", "members", "mode", "temperature", "seed"):
+        if cfg.get(name) is not None:
+            raise Refused(f"{name} is of a run's own ensemble and has no effect with file={cfg.file}: leave it out")
 
 
 def _hold_to(schema: type, cfg: DictConfig) -> None:

@@ -56,7 +56,7 @@ EVALUATE_HELP = """\
 Measures a trained run from its directory alone: every reading of the latent on a split, the verdict on them, D, R and
 the ELBO, the importance-weighted NLL (where the likelihood is a density), and the error of reconstructions.
 
-usage: {name} run=DIR [key=value …]
+usage: {name} run=DIR [key=value …]    or file=FILE
 
 examples
   {name} run=outputs/train/<time>
@@ -69,6 +69,10 @@ examples
       a tighter bound on fewer examples
   {name} run=theirs 'trust=[their_pkg]'
       its model is a class of theirs, which is imported
+  {name} run=outputs/train/<time> members=20 mode=posterior metric=[crps,diversity]
+      of rain fields: two scores of an ensemble whose z has seen the truth; all of them by the prior is the default
+  {name} file=members.nc
+      the scores of an ensemble in a file, with the truth beside the members
 
 keys
 {keys}
@@ -84,7 +88,7 @@ exit codes
 SAMPLE_HELP = """\
 Writes what a trained run's latent decodes to, from its directory alone: draws from the prior, reconstructions, ways
 between two examples, walks along the most informative directions. Sounds become wav or flac with a page to listen to
-them on, images PNG, text text, anything else numbers.
+them on, images PNG, text text, rain fields one NetCDF of members beside the truth, anything else numbers.
 
 usage: {name} run=DIR [key=value …]
 
@@ -97,6 +101,8 @@ examples
       the four most informative directions, two standard deviations either way
   {name} run=outputs/train/<time> n=10000 seed=1 temperature=0.8
       as many as there is room for on the disk; sample 7 is the same whatever n is
+  {name} run=outputs/train/<time> n=10 mode=prior temperature=1
+      of rain fields: an ensemble of 10 members for each test example, ensemble.nc
   {name} run=theirs 'trust=[their_pkg]' checkpoint=last
       its model is a class of theirs, which is imported
 
@@ -146,7 +152,9 @@ exit codes
 
 def keys_of(primary: str) -> list[tuple[str, str, str]]:
     """(key, default, meaning), as conf/<primary>.yaml has them."""
-    return re.findall(r"^(\w+): (\S+) *# (.*)$", (config.folder() / f"{primary}.yaml").read_text("utf-8"), re.M)
+    return re.findall(
+        r"^(?:  - )?(\w+): (\S+) *# (.*)$", (config.folder() / f"{primary}.yaml").read_text("utf-8"), re.M
+    )
 
 
 def verb_help(name: str, primary: str) -> str:

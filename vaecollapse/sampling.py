@@ -62,7 +62,7 @@ def mean_of(decoded: Distribution) -> Tensor | None:
 
 class Shown(NamedTuple):
     """How what is decoded is shown: by its mean; tokens, which have none, by a draw of each at this temperature, of the
-    likeliest at 0."""
+    likeliest at 0; by its `member` where a mean is like no example, as of rain that is dry or not."""
 
     vae: VAE
     tokens: float = 0.0
@@ -71,7 +71,7 @@ class Shown(NamedTuple):
         self, z: Float[Tensor, "batch *unit"], context: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         decoded: Any = self.vae.decode(z, context, mask)
-        mean = mean_of(decoded)
+        mean = decoded.member() if hasattr(decoded, "member") else mean_of(decoded)
         if mean is None:
             return decoded.sample(temperature=self.tokens)
         return mean if mask is None else mean * mask

@@ -1,6 +1,6 @@
 """A verdict as people read it: the word, the three numbers that decided it, and the command to try next."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -197,3 +197,11 @@ def evaluation_table(verdict: Verdict, figures: Mapping[str, Finding], what: str
 def samples_table(what: str, first: str) -> RenderableType:
     """What a sampling prints: what was written, and what to open first."""
     return Group(labelled("samples", what), labelled("open", first))
+
+
+def scores_table(rows: Sequence[Sequence[str]], what: str) -> RenderableType:
+    """An ensemble's scores, each with half its 95 % interval over blocks, the truth's own, and what to know."""
+    table = columns(**{"score": "left", "value": "right", "95 %": "left", "truth": "right", "": "left"})
+    for each in rows:
+        table.add_row(*each)
+    return Group(labelled("scores", what), Padding(table, (1, 0, 1, 2)))

@@ -213,8 +213,7 @@ class Training(LightningModule):
         each = self.per_token(distortion)
         for metric in ("distortion", "rate", "tokens"):
             self.metric(metric).reset()
-        # −ELBO in nats where the likelihood is a density
-        chosen = distortion + rate if self.vae.normalised else self.regularizer.compared(distortion, rate)
+        chosen = self.selection(distortion, rate)
         if not math.isfinite(chosen):
             self.stop(f"the bound is not finite on the validation split at step {self.trainer.global_step}")
         self.log_dict(
@@ -227,6 +226,16 @@ class Training(LightningModule):
                 **each,
             }
         )
+
+    def selection(self, distortion: float, rate: float) -> float:
+        """−ELBO in nats where the likelihood is a density; the same by a fitted scale where a distance knows one, else
+        D + w·R, w the schedule's end."""
+        if self.vae.normalised:
+            return distortion + rate
+        likelihood: Any = getattr(self.vae, "likelihood", None)
+        if hasattr(likelihood, "nats"):
+            return likelihood.nats(distortion) + rate
+        return self.regularizer.compared(distortion, rate)
 
     def per_token(self, distortion: float) -> dict[str, float]:
         """The NLL of a token, each counting the same, and its exponential; empty where there are none."""

@@ -29,8 +29,13 @@ SMALL = {
     "DrumsData": {"clips": 60, "seconds": 0.25},
     "GaussianData": {"examples": 64},
     "ArithmeticData": {"numbers": 5},
+    "RainData": {"storms": 32, "steps": 2, "size": 16},
 }
-NARROW = {"text_tokens": ["latent_dim=4", "capacity=2"], "text_lstm": ["latent_dim=4", "capacity=2"]}
+NARROW = {
+    "precip_cvae": ["latent_dim=4", "capacity=2"],
+    "text_tokens": ["latent_dim=4", "capacity=2"],
+    "text_lstm": ["latent_dim=4", "capacity=2"],
+}
 COUNT = 8
 
 

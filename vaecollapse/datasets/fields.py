@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -13,6 +14,10 @@ from torch.utils.data import Dataset
 from ..batch import Batch
 from ..nn.rain import RainTransform
 from ..refusal import Refused
+from ..writers.base import Writer
+from ..writers.ensembles import EnsembleWriter
+from ..writers.netcdf import Ensemble
+from ..writers.numbers import NumbersWriter
 from .base import VAEData
 
 BINS = np.geomspace(1e-3, 1e5, 8001)  # mm; steps of 0.23 %
@@ -147,6 +152,39 @@ class FieldData(VAEData):
     @abstractmethod
     def block(self, split: str, position: int) -> int:
         """The block of time or space an example belongs to; examples of different blocks may count as independent."""
+
+    def areas(self, split: str, position: int) -> Float[np.ndarray, "height width"]:
+        """Relative areas of the cells of an example."""
+        return np.ones(cast(Any, self.facts["event_shape"])[1:])
+
+    def writer(self, folder: Path, form: str | None = None) -> Writer:
+        """CF NetCDF, every example of a split with its members and the truth; npz for samples of any kind."""
+        if form == "npz":
+            return NumbersWriter(folder, form)
+        return EnsembleWriter(folder, form, frame=self.frame)
+
+    def frame(self, split: str) -> Ensemble:
+        """The truth of a split and where its fields lie, NaN where there are no data; no members yet."""
+        dataset = getattr(self.splits, split)
+        count = len(dataset)
+        batch = self.examples(split, count)
+        truth = batch.x[:, 0].numpy()
+        if batch.mask is not None:
+            truth = np.where(batch.mask[:, 0].numpy(), truth, np.float32(np.nan))
+        places = [self.place(split, position) for position in range(count)]
+        blocks = [self.block(split, position) for position in range(count)]
+        return Ensemble(
+            np.zeros((0, *truth.shape), np.float32),
+            truth,
+            np.array([place.time for place in places], float),
+            np.stack([place.y for place in places]).astype(float),
+            np.stack([place.x for place in places]).astype(float),
+            np.array([place.window for place in places]),
+            np.array(blocks),
+            np.arange(count),
+            self.axes,
+            unit=str(self.facts["unit"]),
+        )
 
 
 def _copied(transform: RainTransform) -> RainTransform:

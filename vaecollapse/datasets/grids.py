@@ -61,8 +61,9 @@ def canonical(text: str) -> str:
     return " ".join(sorted(found))
 
 
-def rain_unit(text: str, step: float, *, where: str) -> Rain:
-    """What a unit is in mm; an amount is per `step` seconds of the record. Refused where it is none of rain.
+def rain_unit(text: str, step: float, *, where: str, remedy: str = "type dataset.target.units= one of") -> Rain:
+    """What a unit is in mm; an amount is per `step` seconds of the record, 0 where that is not known. Refused where it
+    is none of rain.
 
     >>> rain_unit("kg m-2 s-1", 86400.0, where="pr").unit, rain_unit("m", 3600.0, where="tp").factor
     ('mm/day', 1000.0)
@@ -72,10 +73,8 @@ def rain_unit(text: str, step: float, *, where: str) -> Rain:
     if name in rates:
         return rates[name]
     if name not in AMOUNTS:
-        raise Refused(
-            f"{where} is in {text!r}, which is no known unit of rain; type dataset.target.units= one of {KNOWN}"
-        )
-    per = {3600.0: HOURLY, 86400.0: DAILY}.get(step, (f"mm/{step / 3600:g}h", 0.1))
+        raise Refused(f"{where} is in {text!r}, which is no known unit of rain; {remedy} {KNOWN}")
+    per = {3600.0: HOURLY, 86400.0: DAILY, 0.0: ("mm", 0.1)}.get(step, (f"mm/{step / 3600:g}h", 0.1))
     return Rain(AMOUNTS[name], *per)
 
 

@@ -12,28 +12,13 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ..refusal import Refused
+from ..writers.netcdf import INSTALL, xarray
+from .dimensions import NAMES, role
 
 log = logging.getLogger(__name__)
 
 MOST_OPEN = 32  # files at a time
 JUMP = 3.0  # of the usual step between cells
-AXES = {
-    "time": ("time", "t", "valid_time"),
-    "y": ("lat", "latitude", "y", "rlat", "south_north", "northing", "projection_y_coordinate"),
-    "x": ("lon", "longitude", "x", "rlon", "west_east", "easting", "projection_x_coordinate"),
-}
-INSTALL = "pip install 'vaecollapse[spatial]'"
-
-
-def xarray() -> Any:
-    """The library, where it is installed with what it reads files with."""
-    try:
-        import cftime  # noqa: F401
-        import h5netcdf  # noqa: F401
-        import xarray
-    except ImportError as error:
-        raise Refused(f"reading NetCDF and Zarr needs the extra spatial ({error}): type {INSTALL}") from error
-    return xarray
 
 
 def engine_of(path: Path, where: str) -> str:
@@ -154,35 +139,24 @@ class Axis(NamedTuple):
         return str(self.attributes.get("units", "")).startswith("degree")
 
 
-def role(dataset: Any, dimension: str) -> str | None:
-    """time, y or x; None for a dimension that is none of them."""
-    attributes = dataset.variables[dimension].attrs if dimension in dataset.variables else {}
-    units, axis = str(attributes.get("units", "")), str(attributes.get("axis", "")).lower()
-    if " since " in units or axis == "t":
-        return "time"
-    if axis in ("y", "x"):
-        return axis
-    by_units = {"degrees_north": "y", "degrees_east": "x"}.get(units)
-    return by_units or next((key for key, names in AXES.items() if dimension.lower() in names), None)
-
-
 def layout(dataset: Any, name: str, where: str, *, timed: bool) -> dict[str, str]:
     """Which dimension of a variable is which. Refused where one is missing or another is longer than 1."""
     if name not in dataset.data_vars:
         there = ", ".join(map(str, dataset.data_vars)) or "none"
         raise Refused(f"{where} has no variable {name!r}; it has {there}")
     sizes = dataset.variables[name].sizes
-    found = {role(dataset, dimension): dimension for dimension in sizes}
+    roles = {dimension: role(dataset, dimension) for dimension in sizes}
+    found = {axis: dimension for dimension, axis in roles.items() if axis in ("time", "y", "x")}
     for axis in ("time", "y", "x") if timed else ("y", "x"):
         if axis not in found:
             raise Refused(
                 f"{name} of {where} has the dimensions {', '.join(map(str, sizes))}, none of which is {axis}; name one "
-                f"{' or '.join(AXES[axis][:3])}, or give its coordinate the attribute axis={axis.upper()!r}"
+                f"{' or '.join(NAMES[axis][:3])}, or give its coordinate the attribute axis={axis.upper()!r}"
             )
     for dimension, size in sizes.items():
-        if dimension not in [found[axis] for axis in found if axis] and size > 1:
+        if dimension not in found.values() and size > 1:
             raise Refused(f"{name} of {where} has {size} of {dimension}; select one of them and write that to a file")
-    return {axis: dimension for axis, dimension in found.items() if axis}
+    return found
 
 
 def axis_of(dataset: Any, dimension: str, size: int) -> Axis:

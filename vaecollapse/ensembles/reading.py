@@ -9,45 +9,14 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
+from ..datasets.dimensions import NAMES, role
+from ..datasets.grids import rain_unit
 from ..metrics.fields import Fields
 from ..refusal import Refused
-from .writing import xarray
+from ..writers.netcdf import xarray
 
-# how a dimension is known: its name, else the attributes of its coordinate
-NAMES = {
-    "member": ("member", "realization", "realisation", "ensemble", "ens", "number", "sample"),
-    "window": ("window", "crop", "patch", "tile", "region"),
-    "time": ("time", "t", "valid_time"),
-    "y": ("y", "lat", "latitude", "rlat", "south_north", "northing"),
-    "x": ("x", "lon", "longitude", "rlon", "west_east", "easting"),
-}
-ATTRIBUTES = {
-    "member": {"standard_name": ("realization",), "axis": ("E",)},
-    "time": {"standard_name": ("time",), "axis": ("T",)},
-    "y": {"standard_name": ("latitude", "projection_y_coordinate"), "axis": ("Y",), "units": ("degrees_north",)},
-    "x": {"standard_name": ("longitude", "projection_x_coordinate"), "axis": ("X",), "units": ("degrees_east",)},
-}
 TRUTHS = ("truth", "obs", "observed", "observation", "reference", "target", "analysis")
-# rates of rain to mm, as attributes write them without "**", "^" and spaces about "/"
-RATES = {
-    "mm/h": {"mm/h": 1.0, "mm/hr": 1.0, "mm h-1": 1.0, "mm hr-1": 1.0, "kg m-2 h-1": 1.0, "m h-1": 1e3},
-    "mm/day": {
-        "mm/day": 1.0, "mm/d": 1.0, "mm day-1": 1.0, "mm d-1": 1.0, "kg m-2 day-1": 1.0, "kg m-2 d-1": 1.0,
-        "m/day": 1e3, "m day-1": 1e3, "kg m-2 s-1": 86400.0, "kg/m2/s": 86400.0, "mm s-1": 86400.0, "mm/s": 86400.0,
-    },
-}  # fmt: skip
-AMOUNTS = {"mm": 1.0, "kg m-2": 1.0, "m": 1e3}  # of a step
-STEPS = {86400: "mm/day", 3600: "mm/h"}
 MEMORY_DAYS, STRETCHES, YEARS = 10.0, 10, 6  # weather is forgotten in about 5 days; 2^(YEARS − 1) exchanges give a p
-
-
-def role(dataset: Any, dimension: str) -> str | None:
-    """member, window, time, y or x; None for a dimension that is none of them."""
-    attributes = dataset[dimension].attrs if dimension in dataset.variables else {}
-    for found, known in ATTRIBUTES.items():
-        if any(attributes.get(key) in values for key, values in known.items()):
-            return found
-    return next((found for found, names in NAMES.items() if dimension.lower() in names), None)
 
 
 class Stored:
@@ -97,15 +66,9 @@ class Stored:
 
     def _unit(self, name: str) -> tuple[str, float]:
         """mm/day, mm/h or mm, and what makes it so by multiplication."""
-        given = str(self.dataset[name].attrs.get("units", ""))
-        written = " ".join(given.replace("**", "").replace("^", "").split())
-        for unit, factors in RATES.items():
-            if written in factors:
-                return unit, factors[written]
-        if written in AMOUNTS:
-            return STEPS.get(round(self._step_seconds()), "mm"), AMOUNTS[written]
-        known = ", ".join([*(next(iter(each)) for each in RATES.values()), "kg m-2 s-1", *AMOUNTS])
-        raise Refused(f"{name} of {self.path} is in {given!r}, which is no known unit of rain: give one of {known}")
+        given, step = str(self.dataset[name].attrs.get("units", "")), float(round(self._step_seconds()))
+        found = rain_unit(given, step, where=f"{name} of {self.path}", remedy="give one of")
+        return found.unit, found.factor
 
     def _seconds(self) -> Float[np.ndarray, " time"] | None:
         """Since the first time; None where times are no dates."""

@@ -1,24 +1,36 @@
-"""The scores of a stored ensemble."""
+"""The scores of an ensemble."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
 from ..metrics.base import Metric, Score
-from ..metrics.fields import FieldMetric
-from .reading import Stored
+from ..metrics.fields import FieldMetric, Fields
+
+
+@runtime_checkable
+class Source(Protocol):
+    """An ensemble that is read part by part: from a file, or drawn as it is read."""
+
+    @property
+    def count(self) -> int:
+        """How many members."""
+        ...
+
+    def parts(self, times: int = 64) -> Iterator[tuple[Fields, Tensor]]: ...
 
 
 def scores(
-    stored: Stored,
+    stored: Source,
     metrics: Mapping[str, Metric],
     *,
     analogs: Callable[[Int[Tensor, " n"]], Float[Tensor, "analogs n height width"]] | None = None,
     times: int = 64,
 ) -> list[Score]:
-    """Every metric's scores on a stored ensemble. `analogs` gives, for positions in the split, fields of the training
+    """Every metric's scores on an ensemble. `analogs` gives, for positions in the split, fields of the training
     split under nearly the same condition. A metric that needs more members than there are is not defined."""
     able = {name: each for name, each in metrics.items() if not isinstance(each, FieldMetric) or enough(each, stored)}
     for real, members in stored.parts(times):
@@ -33,7 +45,7 @@ def scores(
     return found
 
 
-def enough(metric: FieldMetric, stored: Stored) -> bool:
+def enough(metric: FieldMetric, stored: Source) -> bool:
     return stored.count >= metric.least
 
 

@@ -4,5 +4,17 @@ from .diagnosing import Diagnosed, diagnose
 from .fitting import Outcome, train
 from .measuring import Evaluated, evaluate
 from .sampling import Sampled, sample
+from .scoring import Scored, score_file
 
-__all__ = ["Diagnosed", "Evaluated", "Outcome", "Sampled", "diagnose", "evaluate", "sample", "train"]
+__all__ = [
+    "Diagnosed",
+    "Evaluated",
+    "Outcome",
+    "Sampled",
+    "Scored",
+    "diagnose",
+    "evaluate",
+    "sample",
+    "score_file",
+    "train",
+]

@@ -20,6 +20,7 @@ from ..diagnosis import Facts, Verdict, bars_of, diagnose
 from ..diagnosis import value as value_of
 from ..elbo import ELBO, Objective, Progress
 from ..evaluation import beside, blocks_of, bound, distinct, per_token, read, reconstruction, spread
+from ..metrics.base import Score
 from ..refusal import Refused
 from ..regularizers.base import Regularizer
 from ..run import Run
@@ -27,6 +28,7 @@ from ..training import Training
 from ..vae import PART, VAE
 from .building import build_model, made, prepared, quiet_lightning
 from .recording import other_data, record_start
+from .scoring import as_dicts, scored
 
 log = logging.getLogger(__name__)
 EVALUATION_BLOCK = 256  # as the monitor reads its probes
@@ -34,12 +36,15 @@ TRAINING_EXAMPLES = 512  # as its training probe has
 
 
 class Evaluated(NamedTuple):
-    """What an evaluation found: the verdict on the split's readings, the figures beside it, and of what they are."""
+    """What an evaluation found: the verdict on the split's readings, the figures beside it, and of what they are; of
+    fields the scores of their ensemble too."""
 
     verdict: Verdict
     figures: dict[str, Finding]
     what: str
     directory: Path
+    scores: list[Score] = []
+    scored: str = ""
 
 
 class Opened(NamedTuple):
@@ -104,6 +109,7 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     training = made("the readings", lambda: readings(own_split)) if cfg.split != "train" else None
     figures = made("the figures", lambda: measured(module, examples, data, weights, seed=seed, samples=cfg.samples))
     figures |= per_token(figures, nulls, given)
+    judged, of = scored(module, data, cfg, examples.positions, seed=seed)
     # of a foreign command line nothing is composed, so nothing is prescribed
     facts = facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train")
     verdict = diagnose(found, training, facts)._replace(prescriptions=[])
@@ -111,9 +117,11 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     record_start(run, cast(DictConfig, OmegaConf.merge(cfg, {"seed": seed})), overrides, data)
     run.write("provenance.json", run.read("provenance.json") | {"evaluated": told, "trained": provenance})
     content = {**told, **verdict.as_dict(), "figures": {name: figure(each) for name, each in figures.items()}}
+    if judged:
+        content |= {"scored": of, "scores": as_dicts(judged)}
     run.write("evaluation.json", content)
     what = f"{len(examples)} {cfg.split} examples, {run_.named(cfg.run)}"
-    return Evaluated(verdict, figures, what, directory)
+    return Evaluated(verdict, figures, what, directory, judged, of)
 
 
 def moved(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

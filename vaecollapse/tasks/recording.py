@@ -28,20 +28,27 @@ def record_start(
     for name, text in data.keep().items():
         run.write(name, text)
     run.write("overrides.txt", "".join(f"{line}\n" for line in overrides))
-    packages = ("torch", "lightning", "hydra-core", "torchmetrics", "zuko", "numpy")
     run.write(
         "provenance.json",
         {
-            "vaecollapse": __version__,
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-            "git": git_revision(),
+            **provenance(),
             "seed": cfg.seed,
             "init_from": source,
             "data": data.fingerprint(),
             "config_sha256": hashlib.sha256(composed.encode()).hexdigest(),
-            "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "cuda": torch.cuda.device_count()},
         },
     )
+
+
+def provenance() -> dict[str, Any]:
+    """What is running, and on what."""
+    packages = ("torch", "lightning", "hydra-core", "torchmetrics", "zuko", "numpy")
+    return {
+        "vaecollapse": __version__,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "git": git_revision(),
+        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "cuda": torch.cuda.device_count()},
+    }
 
 
 def git_revision() -> str | None:

@@ -15,12 +15,14 @@ from ..refusal import Refused
 from ..run import Run
 from ..sampling import MODES, Held, most
 from ..writers.base import Made, Writer
+from ..writers.ensembles import EnsembleWriter
 from .building import made
 from .measuring import Opened, opened
 from .recording import record_start
 
 log = logging.getLogger(__name__)
 USUAL = {"prior": 16, "posterior": 16, "interpolate": 4, "traverse": 3}
+MEMBERS = 10
 SAID_EVERY = 10.0  # seconds
 
 
@@ -39,19 +41,40 @@ def sample(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Sample
     held, vae = held_of(run_, cfg.split), run_.module.vae
     if cfg.tokens is not None and "vocab_size" not in run_.data.facts:
         raise Refused(f"tokens={cfg.tokens:g} has no effect: what this run decodes to are no tokens, so leave it out")
+    folder = directory / "samples"
+    writer = made("the samples", lambda: run_.data.writer(folder, cfg.format), Writer)
     with quiet(vae, run_.seed):
-        n = count_of(cfg.n, cfg.mode, made("the samples", lambda: most(vae, held, cfg.mode)))
+        limit = made("the samples", lambda: most(vae, held, cfg.mode))
         asked = {key: cfg[key] for key in ("steps", "draws", "temperature", "tokens") if cfg[key] is not None}
-        first, blocks = begun(lambda: MODES[cfg.mode](vae, held, n, seed=run_.seed, **asked))
-        folder = directory / "samples"
-        writer = made("the samples", lambda: run_.data.writer(folder, cfg.format), Writer)
+        of_members = isinstance(writer, EnsembleWriter) and cfg.mode in ("prior", "posterior")
+        if of_members:
+            n, total, more = members_of(cfg, held)
+            told = {"mode": cfg.mode, "temperature": float(asked.get("temperature", 1.0)), "split": cfg.split}
+            cast(EnsembleWriter, writer).begin(cfg.split, n, told)
+            asked |= more
+        else:
+            n = total = count_of(cfg.n, cfg.mode, limit)
+        first, blocks = begun(lambda: MODES[cfg.mode](vae, held, total, seed=run_.seed, **asked))
         writer.check(first)
         run = Run(directory)
         record_start(run, cast(DictConfig, OmegaConf.merge(cfg, {"seed": run_.seed, "n": n})), overrides, run_.data)
         told = run_.told(cfg.split, n) | {"mode": cfg.mode}
         run.write("provenance.json", run.read("provenance.json") | {"sampled": told, "trained": run_.provenance})
-        write(writer, blocks, n)
-    return Sampled(f"{n} of mode={cfg.mode}, {run_.named(cfg.run)}", str(writer.first), directory)
+        write(writer, blocks, total)
+    what = f"{n} of mode={cfg.mode}"
+    if of_members:
+        what = f"{n} members of each of {held.count} {cfg.split} examples, mode={cfg.mode}"
+    return Sampled(f"{what}, {run_.named(cfg.run)}", str(writer.first), directory)
+
+
+def members_of(cfg: DictConfig, held: Held) -> tuple[int, int, dict[str, int]]:
+    """How many members, how many samples that makes, and what else the mode is told."""
+    if cfg.draws is not None:
+        raise Refused(
+            f"draws={cfg.draws} has no effect: of an ensemble n is the number of members, so type n={cfg.draws}"
+        )
+    n = cfg.n or MEMBERS
+    return (n, n * held.count, {}) if cfg.mode == "prior" else (n, held.count, {"draws": n})
 
 
 def held_of(run: Opened, split: str) -> Held:

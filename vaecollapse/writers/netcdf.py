@@ -1,7 +1,5 @@
 """An ensemble as CF NetCDF, the truth beside the members."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,18 +7,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from ..files import whole
 from ..refusal import Refused
 
 INSTALL = "pip install 'vaecollapse[spatial]'"
 
 
 def xarray() -> Any:
-    """The library, loaded where it is needed."""
+    """The library, where it is installed with what it reads and writes files with."""
     try:
+        import cftime  # noqa: F401
         import h5netcdf  # noqa: F401
         import xarray
     except ImportError as error:
-        raise Refused(f"ensembles are read and written with {error.name}, which is not installed: {INSTALL}") from None
+        raise Refused(f"NetCDF and Zarr need the extra spatial ({error}): type {INSTALL}") from None
     return xarray
 
 
@@ -55,18 +55,17 @@ def write(path: Path | str, ensemble: Ensemble) -> None:
     """
     path, dataset = Path(path), _dataset(ensemble)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
     packed = {"zlib": True, "complevel": 1, "_FillValue": np.float32(np.nan)}
-    try:
-        fields = (ensemble.name, f"{ensemble.name}_truth")
+    fields = (ensemble.name, f"{ensemble.name}_truth")
+    with whole(path, sync=True) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=dict.fromkeys(fields, packed))
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+
+
+def write_columns(path: Path, columns: Mapping[str, Float32[np.ndarray, "sample height width"]]) -> None:
+    """Fields that are no ensemble, by name, with dims (sample, y, x)."""
+    dataset = xarray().Dataset({name: (("sample", "y", "x"), values) for name, values in columns.items()})
+    with whole(path, sync=True) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf")
 
 
 def _dataset(ensemble: Ensemble) -> Any:

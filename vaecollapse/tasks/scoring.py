@@ -1,0 +1,149 @@
+"""Ensembles of a trained run, drawn as they are scored, and of a file."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from jaxtyping import Float, Int
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..batch import Batch, collate
+from ..datasets.base import VAEData
+from ..datasets.fields import FieldData
+from ..elbo import draw, noise
+from ..ensembles.reading import Stored
+from ..ensembles.scoring import scores
+from ..evaluation import quiet
+from ..metrics.base import Metric, Score
+from ..metrics.diversity import analog_members
+from ..metrics.fields import Fields
+from ..refusal import Refused
+from ..run import Run
+from ..sampling import Shown
+from ..training import Training
+from .building import affordable, made, spread_examples
+from .recording import provenance
+
+MEMBERS = 10
+LIBRARY = 4096  # training fields that analogs are looked for among
+OF_ENSEMBLES = ("members", "mode", "temperature")  # keys that only fields read
+
+
+class Scored(NamedTuple):
+    """Scores of a file's ensemble, of what they are, and where they were written."""
+
+    scores: list[Score]
+    what: str
+    directory: Path
+
+
+class Drawn:
+    """The ensemble of a run on some examples of a split, read as a stored one is, and made part by part.
+
+    mode prior: z from p(z|c); posterior: from q(z|x, c), which has seen the truth.
+    """
+
+    def __init__(
+        self, module: Training, data: FieldData, split: str, positions: Sequence[int], *, count: int, mode: str,
+        temperature: float, seed: int,
+    ) -> None:  # fmt: skip
+        self.module, self.data, self.split, self.positions, self.seed = module, data, split, list(positions), seed
+        self.count, self.mode, self.temperature = count, mode, temperature
+
+    def codes(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """z of each member, with the noise that `vaecollapse-sample` gives it, and the mask it is decoded under."""
+        vae, place = self.module.vae, batch.positions().cpu()
+        if self.mode == "posterior":
+            law = vae.encode(batch.x, batch.context, batch.mask)
+            unit = tuple(law.event_shape)
+            for eps in noise(place, unit, draws=self.count, seed=self.seed, epoch=8):
+                yield draw(law, self.temperature * eps), batch.mask
+            return
+        law, size = vae.prior(batch.context), len(getattr(self.data.splits, self.split))
+        for member in range(self.count):
+            eps = noise(member * size + place, tuple(law.event_shape), seed=self.seed, epoch=2)[0]
+            yield draw(law, self.temperature * eps), None
+
+    def parts(self, times: int = 64) -> Iterator[tuple[Fields, Float[Tensor, "members n height width"]]]:
+        vae, show = self.module.vae, Shown(self.module.vae)
+        dataset, unit = getattr(self.data.splits, self.split), str(self.data.facts["unit"])
+        for start in range(0, len(self.positions), times):
+            rows = self.positions[start : start + times]
+            one = collate([dataset[row] for row in rows])
+            batch = one.like(self.module)
+            with quiet(vae, self.seed + start):
+                members = [show(z, batch.context, mask)[:, 0].float().cpu() for z, mask in self.codes(batch)]
+            own = [(self.data.block(self.split, row), self.data.place(self.split, row).window) for row in rows]
+            block, place = (torch.tensor(each) for each in zip(*own, strict=True))
+            area = torch.from_numpy(np.stack([self.data.areas(self.split, row) for row in rows])).float()
+            mask = None if one.mask is None else one.mask[:, 0]
+            yield Fields(one.x[:, 0], mask, block, place, torch.tensor(rows), area, unit=unit), torch.stack(members)
+
+
+class Library:
+    """Training fields by their conditions: nature's own ensemble for a condition is the fields under the nearest."""
+
+    def __init__(self, data: FieldData, split: str, count: int) -> None:
+        batch = spread_examples(data.splits.train, affordable(data, LIBRARY))
+        assert batch.context is not None
+        self.factor, self.dataset, self.count = int(str(data.facts["factor"])), getattr(data.splits, split), count
+        self.fine, self.coarse = batch.x[:, 0], F.avg_pool2d(batch.context, self.factor)
+
+    def __call__(self, index: Int[Tensor, " n"]) -> Float[Tensor, "analogs n height width"]:
+        context = collate([self.dataset[position] for position in index.tolist()]).context
+        assert context is not None
+        asked = F.avg_pool2d(context, self.factor)
+        return analog_members(asked, self.coarse, self.fine, min(self.count, len(self.fine)), channel=1)
+
+
+def metrics_of(cfg: DictConfig) -> Mapping[str, Metric]:
+    """The metrics, empty."""
+    found = made("metric", lambda: instantiate(OmegaConf.select(cfg, "metric") or {}), Mapping)
+    for name, metric in found.items():
+        made(f"metric.{name}", lambda metric=metric: metric, Metric)
+    return found
+
+
+def scored(
+    module: Training, data: VAEData, cfg: DictConfig, positions: Sequence[int], *, seed: int
+) -> tuple[list[Score], str]:
+    """The scores of the ensemble that a run draws for a split, and what they are of; none where data are no fields."""
+    if not isinstance(data, FieldData):
+        if given := [key for key in OF_ENSEMBLES if cfg.get(key) is not None]:
+            raise Refused(f"{given[0]} has no effect: this run's data are no fields, so leave it out")
+        return [], ""
+    if not (metrics := metrics_of(cfg)):
+        return [], ""
+    count, mode = cfg.members or MEMBERS, cfg.mode or "prior"
+    temperature = 1.0 if cfg.temperature is None else float(cfg.temperature)
+    drawn = Drawn(module, data, cfg.split, positions, count=count, mode=mode, temperature=temperature, seed=seed)
+    analogs = Library(data, cfg.split, max(2, count))
+    found = made("the scores", lambda: scores(drawn, metrics, analogs=analogs))
+    seen = ", whose z has seen the truth" if mode == "posterior" else ""
+    return found, f"{count} members in {mode} mode{seen}, temperature {temperature:g}, {data.facts['unit']}"
+
+
+def score_file(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Scored:
+    """The scores of an ensemble in a file, ours or anybody's. Raises Refused where that cannot be read."""
+    stored = Stored(cfg.file)
+    try:
+        found = made("the scores", lambda: scores(stored, metrics_of(cfg)))
+    finally:
+        stored.close()
+    what = f"{stored.count} members of {cfg.file}, {stored.unit}, {stored.blocks}"
+    run = Run(directory)
+    run.write("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    run.write("overrides.txt", "".join(f"{line}\n" for line in overrides))
+    run.write("provenance.json", provenance())
+    run.write("evaluation.json", {"file": str(Path(cfg.file).resolve()), "what": what, "scores": as_dicts(found)})
+    return Scored(found, what, directory)
+
+
+def as_dicts(found: Sequence[Score]) -> list[dict[str, Any]]:
+    """Scores as evaluation.json has them."""
+    return [each._asdict() for each in found]
