@@ -35,8 +35,8 @@ bench: setup ## the figures of benchmarks/README.md: make bench RECORDINGS=path/
 bench-zoo: setup ## the confusion matrices of docs/zoo.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py
 
-bench-remedies: setup ## every remedy at equal budget, 3 seeds: make bench-remedies IMAGES=path/to/t10k-images-idx3-ubyte.gz
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/remedies.py $(IMAGES) --pictures benchmarks
+bench-remedies: setup ## every remedy at equal budget, 3 seeds: make bench-remedies IMAGES=path/to/t10k-images-idx3-ubyte.gz TEXT=path/to/gsm8k
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/remedies.py --images $(IMAGES) --text $(TEXT) --pictures benchmarks
 
 bench-cured: setup ## does the first prescription of a sick run cure it
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cured.py

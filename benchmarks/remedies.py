@@ -1,10 +1,11 @@
 """Every remedy at equal budget: what it moves, at what price, and what the verdict says of it.
 
-    OMP_NUM_THREADS=1 python benchmarks/remedies.py path/to/t10k-images-idx3-ubyte.gz [--models linear] [--workers 2]
+    OMP_NUM_THREADS=1 python benchmarks/remedies.py --images path/to/t10k-images-idx3-ubyte.gz --text path/to/gsm8k \
+        [--models linear] [--workers 2]
 
-Each remedy x {linear VAE on Gaussian data, convolutional VAE and autoregressive decoder on the MNIST test images} x 3
-seeds, trained by vaecollapse-train and measured on the test split by vaecollapse-evaluate. Prints a markdown table for
-each model, paired by seed against plain β = 1 without a warm-up, and draws the rate-distortion plane. A run whose
+Each remedy x {linear VAE on Gaussian data, convolutional VAE on the MNIST test images, LSTM decoder on the answers of
+GSM8K, autoregressive decoder of generated digits} x 3 seeds, trained by vaecollapse-train and measured on the test
+split by vaecollapse-evaluate. Prints a markdown table for each model, paired by seed against plain β = 1 without a warm-up, and draws the rate-distortion plane. A run whose
 evaluation lies in the folder is not repeated.
 """
 
@@ -41,13 +42,17 @@ class Setting(NamedTuple):
     closer: float
 
 
-def settings(images: str) -> dict[str, Setting]:
+def settings(images: str | None, text: str | None) -> dict[str, Setting]:
     mnist = ("dataset=idx", f"dataset.images={images}", "dataset.binarize=threshold", "likelihood=bernoulli",
              "batch_size=128", "capacity=4", "model.residual_units=0", "lr=0.003", "max_epochs=4",
              "trainer.check_val_every_n_epoch=100", "regularizer=beta")  # fmt: skip
+    answers = ("dataset=gsm8k", f"dataset.root={text}", "dataset.vocab=512", "dataset.too_long=truncate",
+               "dataset.longest_prompt=8", "dataset.longest_answer=32", "model.posterior_input=answer", "capacity=4",
+               "latent_dim=16", "lr=0.003", "max_epochs=4", "trainer.check_val_every_n_epoch=100")  # fmt: skip
     return {
         "linear": Setting(("model=linear", "max_epochs=100"), 2.5, 0.5),
         "image": Setting(("model=image", *mnist), 25.0, 5.0),
+        "text_lstm": Setting(("model=text_lstm", *answers), 5.0, 2.0),
         "image_ar": Setting(("model=image_ar", "capacity=16", "lr=0.003", "max_epochs=20"), 5.0, 1.0),
     }
 
@@ -86,6 +91,9 @@ def remedies(name: str, setting: Setting, kappa: float) -> dict[str, list[str]]:
         found["optimal sigma"] = [*plain, "likelihood=normal_optimal"]
     if name == "image":
         found["optimal sigma"] = [*plain, "likelihood=normal_optimal"]
+    if name == "text_lstm":
+        found["half of the words hidden"] = [*plain, "model.word_dropout=0.5"]
+        found["all words hidden"] = [*plain, "model.word_dropout=1"]
     if name == "image_ar":
         found["half of the pixels hidden"] = [*plain, "model.pixel_dropout=0.5"]
         found["receptive field of 1"] = [*plain, "model.receptive_field=1"]
@@ -200,15 +208,16 @@ def jobs_of(name: str, setting: Setting, kappa: float, folder: Path) -> list[Job
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images")
-    parser.add_argument("--models", nargs="+", default=["linear", "image", "image_ar"])
+    parser.add_argument("--images", help="the MNIST test images, for image")
+    parser.add_argument("--text", help="the folder of GSM8K, for text_lstm")
+    parser.add_argument("--models", nargs="+", default=["linear", "image", "text_lstm"])
     parser.add_argument("--folder", type=Path, default=Path("outputs/remedies"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--pictures", type=Path, help="folder of the rate-distortion planes")
     given = parser.parse_args()
     with multiprocessing.get_context("spawn").Pool(given.workers, maxtasksperchild=8) as pool:
         for name in given.models:
-            setting = settings(given.images)[name]
+            setting = settings(given.images, given.text)[name]
             plain = [job for job in jobs_of(name, setting, math.nan, given.folder) if job.remedy == PLAIN]
             for line in pool.imap_unordered(work, plain):
                 print(line, file=sys.stderr, flush=True)
