@@ -5,8 +5,8 @@
 
 Each remedy x {linear VAE on Gaussian data, convolutional VAE on the MNIST test images, LSTM decoder on the answers of
 GSM8K, autoregressive decoder of generated digits} x 3 seeds, trained by vaecollapse-train and measured on the test
-split by vaecollapse-evaluate. Prints a markdown table for each model, paired by seed against plain β = 1 without a warm-up, and draws the rate-distortion plane. A run whose
-evaluation lies in the folder is not repeated.
+split by vaecollapse-evaluate. Prints a markdown table for each model, paired by seed against plain β = 1 without a
+warm-up, and draws the rate-distortion plane. A run whose evaluation lies in the folder is not repeated.
 """
 
 import argparse
