@@ -81,6 +81,10 @@ def remedies(name: str, setting: Setting, kappa: float) -> dict[str, list[str]]:
         "aggressive encoder": [*plain, "callback=[learning_rate,collapse_monitor,checkpoints,aggressive]"],
         "pretrain and reset": ["regularizer=beta", "beta=1",
                                "callback=[learning_rate,collapse_monitor,checkpoints,pretrain_reset]"],
+        "stages: a free quarter, a ramp": [
+            "regularizer=beta", "beta=1", "callback=[learning_rate,collapse_monitor,checkpoints,stages]",
+            "callback.stages.stages=[{share:0.25,weight:[0,0],trains:[all]},{share:0.25,weight:[0,1],trains:[all]},"
+            "{weight:[1,1],trains:[all]}]"],
         "tuner, corrected": ["regularizer=free_bits", "beta=1", "warmup=0", floor, "callback.tuner.mode=corrected",
                              "callback.tuner.after=[1,2,3,4]",
                              "callback=[learning_rate,collapse_monitor,checkpoints,tuner]"],
