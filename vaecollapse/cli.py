@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import textwrap
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,24 +40,7 @@ def train() -> int:
         with _an_open_pipe():
             print(train_help(NAME, _sources(argv)), flush=True)
         return 0
-    import hydra
-
-    from . import config
-    from .resuming import replayed
-
-    config.register()
-    session = Session(argv)
-    try:
-        if first_process():  # the others of a run are given the whole line
-            sys.argv[1:] = replayed(argv)
-    except Refused as refusal:
-        session.say(str(refusal))
-        return FAILED
-    # a plain function: Hydra asks it for its module and name
-    main = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name="train")(
-        lambda cfg: session.job(cfg)
-    )
-    return session.run(main)
+    return TrainSession(argv).command()
 
 
 def evaluate() -> int:
@@ -87,22 +71,13 @@ def verb(primary: str, kind: type["Session"]) -> int:
         with _an_open_pipe():
             print(verb_help(kind.name, primary), flush=True)
         return 0
-    import hydra
-
-    from . import config
-
-    config.register()
-    session = kind(argv)
-    main = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name=primary)(
-        lambda cfg: session.job(cfg)
-    )
-    return session.run(main)
+    return kind(argv).command()
 
 
 class Session:
     """One command: one job, or the jobs of a sweep, and the exit code after the last of them."""
 
-    name = NAME
+    name, primary = NAME, "train"
 
     def __init__(self, argv: Sequence[str]) -> None:
         self.argv = list(argv)
@@ -111,8 +86,37 @@ class Session:
         self.said: set[str] = set()
         self.sweep_directory: Path | None = None
         self.held: IO[str] | None = None
+        self.reason: str | None = None  # why it came to nothing
+        self.directory: Path | None = None
         self.start = Path.cwd()
         self.whole_errors = os.environ.get(WHOLE_ERRORS) == "1"
+
+    def command(self) -> int:
+        """The whole of it: the command line as it stands, and the exit code."""
+        import hydra
+
+        from . import config
+
+        config.register()
+        try:
+            if first_process():  # the others of a run are given the whole line
+                sys.argv[1:] = self.replayed(self.argv)
+        except Refused as refusal:
+            self.refused(str(refusal))
+            return FAILED
+        # a plain function: Hydra asks it for its module and name
+        main = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name=self.primary)(
+            lambda cfg: self.job(cfg)
+        )
+        return self.run(main)
+
+    def replayed(self, argv: Sequence[str]) -> list[str]:
+        """The command line that a resumed one stands for."""
+        return list(argv)
+
+    def refused(self, sentence: str) -> None:
+        self.reason = sentence
+        self.say(sentence)
 
     def run(self, main: Callable[[], None]) -> int:
         """Hands over to Hydra; what Hydra refuses before the first job becomes sentences, with the nearest names."""
@@ -146,7 +150,7 @@ class Session:
         return min(self.codes - {0}, default=0)
 
     def job(self, cfg) -> None:
-        """One training: refusals become a sentence and a code, so that the rest of a sweep goes on."""
+        """One command: refusals become a sentence and a code, so that the rest of a sweep goes on."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.errors import InstantiationException
 
@@ -166,14 +170,14 @@ class Session:
         except (Refused, InstantiationException) as error:
             if self.whole_errors:
                 raise
-            self.say(str(_refusal(error) or _sentence(error)))
+            self.refused(str(_refusal(error) or _sentence(error)))
             self.codes.add(FAILED)
         except BrokenPipeError:  # `| head` has seen enough
             _close_pipe()
         except OSError as error:
             if self.whole_errors:
                 raise
-            self.say(f"{error}: give the run a folder it can write to, hydra.run.dir=…, with room on its disk")
+            self.refused(f"{error}: give the run a folder it can write to, hydra.run.dir=…, with room on its disk")
             self.go_on(directory)
             self.codes.add(FAILED)
         except Exception:
@@ -181,6 +185,7 @@ class Session:
             raise
         finally:
             os.environ[WHOLE_ERRORS] = "1"
+            self.directory = directory
             self.unclaim(directory)
             if directory not in (self.start, *self.start.parents):
                 _remove_if_only(directory, set())
@@ -188,33 +193,8 @@ class Session:
                 self.sweep_directory = directory.parent
 
     def attempt(self, cfg, directory: Path) -> None:
-        from hydra.core.hydra_config import HydraConfig
-
-        from . import config
-
-        context = HydraConfig.get()
-        overrides = _typed(context)
-        if self.is_sweep():
-            self.say(f"job {context.job.num}: {' '.join(overrides)}")
-        config.check(cfg)
-        choices, sources = dict(context.runtime.choices), config.folders(context.runtime.config_sources)
-        for sentence in config.without_effect(cfg, overrides, choices, sources):
-            if not self.sweeps_a_group(list(config.options(sources))):
-                raise Refused(sentence)
-            self.say(f"warning: {sentence}")
-        _show_log()
-        # a console script does not see the user's own package beside it; a resumed run may be a stranger's
-        if os.getcwd() not in sys.path and (not cfg.resume or cfg.trust):
-            sys.path.append(os.getcwd())
-        from .tasks import train as task
-
-        config.check_kinds(cfg)
-        outcome = task(cfg, directory, overrides)
-        show(outcome.diagnosis, directory)
-        if outcome.diagnosis is None and outcome.verdict == "inconclusive":
-            self.say("no verdict: the run had no callback.collapse_monitor, or it ended before a reading")
-        if outcome.verdict in config.listed(cfg.fail_on):
-            self.codes.add(FAIL_ON)
+        """What the verb does, in its directory."""
+        raise NotImplementedError
 
     def claimed(self, directory: Path) -> Path:
         """The run's directory, this run's alone: of two that start in the same microsecond one gets another name."""
@@ -230,12 +210,16 @@ class Session:
             if self.claim(directory) and not (directory / "config.yaml").exists():
                 break
             self.unclaim(directory)
-            if any(line.startswith(("hydra.run.dir=", "hydra.sweep.")) for line in context.overrides.hydra):
+            if self.names_directory(context.overrides.hydra):
                 raise Refused(f"{directory} holds a run already: give this one a folder of its own")
             directory = first.with_name(f"{first.name}-{number}")
         with read_write(context.runtime):
             context.runtime.output_dir = str(directory)
         return directory
+
+    def names_directory(self, lines: Sequence[str]) -> bool:
+        """Was the directory asked for by its name?"""
+        return any(line.startswith(("hydra.run.dir=", "hydra.sweep.")) for line in lines)
 
     def claim(self, directory: Path) -> bool:
         """Is the directory this process's? A record lock says so, which ends with the process however that ends."""
@@ -269,11 +253,12 @@ class Session:
     def failed(self, error: Exception) -> int:
         """The exit code for what Hydra raised. After a job has begun it is a bug, and a bug shows its traceback."""
         if self.jobs:
+            self.reason = f"{type(error).__name__}: {textwrap.shorten(str(error), 200)}"
             traceback.print_exception(error)
         elif isinstance(error, OSError) and not _is_hydras(error):
-            self.say(f"{error}: give the run a folder it can write to, hydra.run.dir=…")
+            self.refused(f"{error}: give the run a folder it can write to, hydra.run.dir=…")
         else:
-            self.say(_sentence(error))
+            self.refused(_sentence(error))
             self.suggest()
         return FAILED
 
@@ -283,24 +268,8 @@ class Session:
 
         return HydraConfig.get().mode == RunMode.MULTIRUN
 
-    def sweeps_a_group(self, groups: Sequence[str]) -> bool:
-        """A knob without effect is then expected in some of the jobs."""
-        from hydra.core.hydra_config import HydraConfig
-
-        from . import config
-
-        params = HydraConfig.get().sweeper.get("params") or {}
-        lines = [*_overrides(self.argv), *(f"{key}={value}" for key, value in params.items())]
-        return self.is_sweep() and config.sweeps_a_group(lines, groups)
-
     def suggest(self) -> None:
-        from . import config
-
-        if wrong := [a for a in self.argv if a.startswith("--") and a[2:].split("=")[0] in config.KNOBS]:
-            name = wrong[0][2:].split("=")[0]
-            self.say(f"knobs are written without dashes: {name}=…")
-        for line in config.suggestions(_overrides(self.argv), _sources(self.argv)):
-            self.say(line)
+        """The nearest names for what Hydra did not know."""
 
     def say(self, sentence: str) -> None:
         """One line on stderr, once."""
@@ -315,6 +284,165 @@ class Session:
         if first_process():
             self.say(word)
         return code
+
+
+class TrainSession(Session):
+    """Trains, and leads a sweep of trainings: each is a command of its own, in a process of its own."""
+
+    name, primary = NAME, "train"
+    of_sweep = lenient = False
+
+    def replayed(self, argv: Sequence[str]) -> list[str]:
+        from . import sweeping
+        from .resuming import replayed
+
+        return sweeping.taken_up(replayed(argv))
+
+    def names_directory(self, lines: Sequence[str]) -> bool:
+        return not self.of_sweep and super().names_directory(lines)
+
+    def go_on(self, directory: Path) -> None:
+        if not self.of_sweep:  # the sweep says how all of it goes on
+            super().go_on(directory)
+
+    def run(self, main: Callable[[], None]) -> int:
+        from .sweeping import Watch
+
+        code = super().run(main)
+        return code if self.of_sweep or Watch.directory is None else self.told(Watch.directory, code)
+
+    def job(self, cfg) -> float | None:
+        if not self.is_sweep():
+            return super().job(cfg)
+        self.jobs += 1
+        return self.lead(cfg)
+
+    def lead(self, cfg) -> float | None:
+        """One job of a sweep: what it came to is written in its directory. Returns a search's objective."""
+        from functools import partial
+
+        from hydra.core.hydra_config import HydraConfig
+
+        from . import sweeping
+        from .apart import apart
+        from .run import Run
+        from .search import Search
+
+        context = HydraConfig.get()
+        overrides, directory = _typed(context), Path(context.runtime.output_dir)
+        place = sweeping.place_for(cfg, directory)
+        named = f"job {context.job.num}: {' '.join(overrides)}"
+        if sweeping.finished(place):
+            self.say(f"{named} (finished before, in {place.name})")
+            ended = sweeping.job_of(place, overrides)
+        else:
+            self.say(named)
+            begun = (place / "config.yaml").exists()
+            line = (
+                [f"resume={sweeping.quoted(str(place))}"] if begun else sweeping.line_of(context, sys.argv[1:], place)
+            )
+            import vaecollapse.tasks  # noqa: F401  the forks then have it
+
+            started = time.monotonic()
+            said = apart(partial(job_of_a_sweep, line, self.sweeps_a_group(), self.whole_errors))
+            place = Path(said.directory or place)
+            ended = sweeping.ended(context.job.num, overrides, place, said, time.monotonic() - started)
+        if ended.whole and _searches(context):
+            search = Search.of(cfg.search, context.sweeper)
+            objective, feasible, why = search.judged(place)
+            ended = ended._replace(objective=objective, feasible=feasible, reason=why)
+        if first_process():
+            Run(place).write(sweeping.ENDED, ended._asdict())
+        if place != directory:
+            _remove_if_only(directory, set())
+        return ended.objective
+
+    def attempt(self, cfg, directory: Path) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        from . import config
+
+        context = HydraConfig.get()
+        overrides = _typed(context)
+        config.check(cfg)
+        choices, sources = dict(context.runtime.choices), config.folders(context.runtime.config_sources)
+        for sentence in config.without_effect(cfg, overrides, choices, sources):
+            if not self.lenient:
+                raise Refused(sentence)
+            self.say(f"warning: {sentence}")
+        _show_log()
+        # a console script does not see the user's own package beside it; a resumed run may be a stranger's
+        if os.getcwd() not in sys.path and (not cfg.resume or cfg.trust):
+            sys.path.append(os.getcwd())
+        from .tasks import train as task
+
+        config.check_kinds(cfg)
+        outcome = task(cfg, directory, overrides)
+        show(outcome.diagnosis, directory)
+        if outcome.diagnosis is None and outcome.verdict == "inconclusive":
+            self.say("no verdict: the run had no callback.collapse_monitor, or it ended before a reading")
+        if outcome.verdict in config.listed(cfg.fail_on):
+            self.codes.add(FAIL_ON)
+
+    def sweeps_a_group(self) -> bool:
+        """A knob without effect is then expected in some of the jobs."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from . import config
+
+        groups = list(config.options(config.folders(HydraConfig.get().runtime.config_sources)))
+        params = HydraConfig.get().sweeper.get("params") or {}
+        lines = [*_overrides(sys.argv[1:]), *(f"{key}={value}" for key, value in params.items())]
+        return config.sweeps_a_group(lines, groups)
+
+    def told(self, directory: Path, code: int) -> int:
+        """The sweep's table, how to go on with what is not finished, and the code of its worst job."""
+        from . import sweeping
+        from .table import sweep_table
+
+        rows = sweeping.jobs(directory)
+        if all(job.outcome == "refused" for job in rows):  # nothing ran
+            for job in rows:
+                _remove_if_only(directory / job.directory, {sweeping.ENDED})
+            _remove_if_only(directory, {"multirun.yaml", sweeping.PLAN})
+            return max(code, FAILED if rows else 0)
+        _show_tables(directory, sweep_table(*sweeping.lines(directory, rows)))
+        lost = [job for job in rows if not job.whole]
+        missing = sweeping.missing(directory, rows)
+        if missing:
+            self.say(f"{missing} jobs have not begun")
+        if missing or [job for job in lost if job.outcome != "refused"]:
+            shown = directory.relative_to(self.start) if directory.is_relative_to(self.start) else directory
+            self.say(f"go on with: {shlex.join([self.name, f'sweep.resume={shown}'])}")
+        worst = {job.code if job.code > 0 else FAILED for job in rows} - {0}
+        return code if code in (INTERRUPTED, TERMINATED) else min(worst | ({code} - {0}), default=0)
+
+    def suggest(self) -> None:
+        from . import config
+
+        if wrong := [a for a in self.argv if a.startswith("--") and a[2:].split("=")[0] in config.KNOBS]:
+            name = wrong[0][2:].split("=")[0]
+            self.say(f"knobs are written without dashes: {name}=…")
+        for line in config.suggestions(_overrides(self.argv), _sources(self.argv)):
+            self.say(line)
+
+
+def job_of_a_sweep(argv: Sequence[str], lenient: bool, whole_errors: bool):
+    """A job as the command that it is, in the process made for it; `lenient`: a knob may be without effect in it."""
+    from . import sweeping
+    from .apart import Said
+
+    sweeping.alone_with(argv)
+    os.environ[WHOLE_ERRORS] = str(int(whole_errors))
+    session = TrainSession(argv)
+    session.of_sweep, session.lenient = True, lenient
+    code = session.command()
+    return Said(code, session.reason, session.directory and str(session.directory))
+
+
+def _searches(context) -> bool:
+    """Does something wait for the jobs' numbers?"""
+    return not str(context.sweeper.get("_target_")).endswith("BasicSweeper")
 
 
 class VerbSession(Session):

@@ -29,7 +29,19 @@ from .refusal import Refused
 # what a run is built from: an override that changes none of these changes nothing
 ROOTS = ("model", "regularizer", "dataset", "optimizer", "trainer", "callback", "seed")
 # readings, their output and the exit code are no part of what is built
-EXEMPT = ("detector", "logger", "fail_on", "preflight", "probe", "resume", "init_from", "trust", "hydra")
+EXEMPT = (
+    "detector",
+    "logger",
+    "fail_on",
+    "preflight",
+    "probe",
+    "resume",
+    "init_from",
+    "trust",
+    "search",
+    "sweep",
+    "hydra",
+)
 # what cannot be left out, and what may hold several by their names
 ONE = ("dataset", "model", "regularizer", "optimizer", "trainer")
 SEVERAL = ("detector", "callback", "logger")
@@ -98,6 +110,30 @@ class Knobs:
 
 
 @dataclass
+class SearchSchema:
+    """What hydra/sweeper=optuna is told of a run."""
+
+    objective: str = MISSING
+    verdicts: Any = MISSING
+    min_rank: float = MISSING
+    penalty: float = MISSING
+
+    def __post_init__(self) -> None:
+        check_verdicts(self.verdicts, "search.verdicts")
+        if not 0 <= self.min_rank < math.inf:
+            raise Refused(f"search.min_rank must be 0 or more, but search.min_rank={self.min_rank:g}: try 1")
+        if not 0 < self.penalty < math.inf:
+            raise Refused(f"search.penalty must be above 0, but search.penalty={self.penalty:g}: try 1e6")
+
+
+@dataclass
+class SweepSchema:
+    """Of a sweep as a whole."""
+
+    resume: str | None = None
+
+
+@dataclass
 class TrainSchema(Knobs):
     """conf/train.yaml: the knobs, and one open node per group."""
 
@@ -112,6 +148,8 @@ class TrainSchema(Knobs):
     detector: Any = None
     callback: Any = None
     logger: Any = None
+    search: SearchSchema = MISSING
+    sweep: SweepSchema = MISSING
 
 
 def listed(value: Any) -> list[Any]:
@@ -119,11 +157,11 @@ def listed(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | ListConfig) else [value]
 
 
-def check_verdicts(fail_on: Any) -> None:
+def check_verdicts(words: Any, key: str = "fail_on") -> None:
     """Refused unless these are verdicts."""
-    if unknown := [name for name in listed(fail_on) if name not in STATES]:
+    if unknown := [name for name in listed(words) if name not in STATES]:
         near = _nearest(str(unknown[0]), STATES)
-        raise Refused(f"fail_on={unknown[0]} is no verdict{near}: take some of {', '.join(STATES)}")
+        raise Refused(f"{key}={unknown[0]} is no verdict{near}: take some of {', '.join(STATES)}")
 
 
 @dataclass

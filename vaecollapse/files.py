@@ -1,10 +1,12 @@
 """Files that are whole or absent: replaced at once, or appended to by whole lines."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -38,3 +40,12 @@ def append(path: Path, text: str) -> None:
         except BaseException:
             os.truncate(file.fileno(), start)
             raise
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; empty where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

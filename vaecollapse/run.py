@@ -15,9 +15,12 @@ from .files import append, whole
 from .refusal import Refused
 
 
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+
+
 def first_process() -> bool:
     """False in the further processes of a run on several devices: they write and say nothing of their own."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def plain(value: Any) -> Any:

@@ -205,3 +205,13 @@ def scores_table(rows: Sequence[Sequence[str]], what: str) -> RenderableType:
     for each in rows:
         table.add_row(*each)
     return Group(labelled("scores", what), Padding(table, (1, 0, 1, 2)))
+
+
+def sweep_table(head: Sequence[str], rows: Sequence[Sequence[str]], sentences: Sequence[str]) -> RenderableType:
+    """The table at the end of a sweep: a line for each job, and why some came to nothing."""
+    words = head.index("verdict")
+    table = columns(**{name: "left" if place <= words else "right" for place, name in enumerate(head)})
+    for row in rows:
+        colour = COLOURS.get(row[words], "bold red")
+        table.add_row(*(Text(cell, colour) if place == words else Text(cell) for place, cell in enumerate(row)))
+    return Group(table, *(Text(sentence) for sentence in sentences))

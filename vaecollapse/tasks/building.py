@@ -14,8 +14,6 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
@@ -171,11 +169,6 @@ def refuse_impossible(trainer: pl.Trainer) -> None:
     if trainer.check_val_every_n_epoch is not None and trainer.check_val_every_n_epoch < 1:
         raise Refused(
             f"trainer.check_val_every_n_epoch must be at least 1, but got {trainer.check_val_every_n_epoch}: type 1"
-        )
-    if trainer.world_size > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise Refused(
-            f"a sweep trains each job in one process, but this one asks for {trainer.world_size}: drop -m, start the "
-            "jobs one by one, or type trainer.devices=1"
         )
     most = 4 * (os.cpu_count() or 1)  # of accelerators Lightning itself gives no more than there are
     if trainer.num_devices > most:

@@ -1,0 +1,76 @@
+"""Work in a process of its own, which ends alone, however it ends. Knows nothing of what the work is."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+KILL_AFTER = 60.0  # seconds that interrupted work has for its checkpoint and verdict
+
+
+class Said(NamedTuple):
+    """What the work tells at its end: an exit code (negative: the signal), why, and where its directory is."""
+
+    code: int
+    reason: str | None = None
+    directory: str | None = None
+
+
+def apart(work: Callable[[], Said]) -> Said:
+    """`work` in a process of its own, a fork of this one where that is safe: what it told, or the signal that ended it.
+
+    Ctrl-C and SIGTERM reach it through here, once, and are raised again when it has ended. Where this process is
+    killed, so is the work.
+    """
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(work, theirs, os.getpid()))
+    process.start()
+    theirs.close()
+    try:
+        process.join()
+    except BaseException as stop:
+        _pass_on(process, signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
+        raise
+    with ours:
+        try:
+            return ours.recv()
+        except EOFError:
+            code = process.exitcode or 1
+            return Said(code, ended_by(code))
+
+
+def _pass_on(process: Any, number: int) -> None:
+    """To the whole group of a job: its ranks and loaders too."""
+    for what, seconds in ((number, KILL_AFTER), (signal.SIGKILL, 5.0)):
+        try:
+            os.killpg(process.pid, what)
+        except (ProcessLookupError, PermissionError):
+            process.join(1.0)
+            return
+        process.join(seconds)
+        if process.exitcode is not None:
+            return
+
+
+def ended_by(code: int) -> str:
+    """In words, why a process ended without telling."""
+    if code >= 0:
+        return f"its process ended with code {code} and said nothing"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+    why = ": out of memory, or a process of the run failed" if name == "SIGKILL" else ""
+    return f"its process was ended by {name}{why}"
+
+
+def _work(work: Callable[[], Said], theirs: Any, parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(
+            1, int(signal.SIGTERM)
+        )  # PR_SET_PDEATHSIG: nothing trains on for a sweep that was killed
+        if os.getppid() != parent:
+            return
+    os.setpgid(0, 0)  # Ctrl-C comes through the sweep, not twice
+    theirs.send(work())

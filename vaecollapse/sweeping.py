@@ -1,0 +1,314 @@
+"""Sweeps: what became of every job, and going on with what is not finished. Knows Hydra's words, and no network.
+
+Each job is a single command in a process of its own, whatever launches it: killed, out of memory or by a rank that
+fails, it ends alone. What a training leaves in a process (its process group, LOCAL_RANK, an open W&B run) is not there for
+the next, and one on several devices starts its further processes as it would outside a sweep.
+"""
+
+import importlib.util
+import itertools
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from .apart import Said
+from .files import read_object
+from .refusal import Refused
+from .resuming import has_begun
+from .run import Run
+from .search import best_selection, reading
+
+PLAN, ENDED = "sweep.json", "job.json"  # of a sweep: its command line; of each job: what became of it
+# of Hydra's own settings those that say how a sweep is run, and not what a job of it is
+OF_SWEEPS = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launcher")
+
+
+class Job(NamedTuple):
+    """What became of a job of a sweep. `outcome` is its verdict, or refused | failed | killed | interrupted |
+    unfinished, with the `reason`; `objective` what a search was told, `feasible` whether it kept the constraints."""
+
+    number: int
+    overrides: tuple[str, ...]
+    directory: str
+    outcome: str
+    code: int = 0
+    reason: str | None = None
+    seconds: float | None = None
+    objective: float | None = None
+    feasible: bool | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self.code in (0, 3)
+
+
+# ---- the sweep's directory
+
+
+class Watch(Callback):
+    """Hydra's word that a sweep begins, in the process that leads it: its directory is made, and its plan written."""
+
+    directory: Path | None = None
+    failed: OSError | None = None
+    taken_up = False  # an earlier sweep goes on
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if not HydraConfig.initialized():
+            HydraConfig.instance().set_config(config)
+        if "submitit" in str(OmegaConf.select(config, "hydra.launcher._target_")):
+            wait_for_all()
+        try:
+            directory = Path(config.hydra.sweep.dir)
+            if not Watch.taken_up:
+                directory = alone(directory)
+                started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+                plan = {"command": sys.argv[1:], "jobs": planned(config), "started": started}
+                Run(directory).write(PLAN, plan)
+            with read_write(config.hydra):
+                config.hydra.sweep.dir = str(directory)
+            Watch.directory = directory.absolute()
+        except OSError as error:
+            Watch.failed = error
+
+
+def wait_for_all() -> None:
+    """A job that submitit loses (cancelled, out of time, its node gone) is said, and the others are waited for; its
+    launcher would leave at the first of them."""
+    import submitit
+    from hydra.core.utils import JobReturn, JobStatus
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    results = submitit.Job.results
+
+    def lenient(job: Any) -> list[Any]:
+        try:
+            return results(job)
+        except (UncompletedJobError, FailedJobError) as error:
+            print(f"job {job.job_id} of {job.paths.folder} is lost: {str(error).splitlines()[0]}", file=sys.stderr)
+            lost = JobReturn()
+            lost.status, lost.return_value = JobStatus.COMPLETED, None
+            return [lost]
+
+    submitit.Job.results = lenient
+
+
+def planned(config: DictConfig) -> int | None:
+    """How many jobs a grid has; None of a search."""
+    if not str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
+        return None
+    lines = {key_of(line): line for line in config.hydra.overrides.task}
+    params = config.hydra.sweeper.get("params") or {}
+    lines = {name: f"{name}={value}" for name, value in params.items()} | lines
+    parsed = OverridesParser.create().parse_overrides(list(lines.values()))
+    return math.prod(len(list(each.sweep_iterator())) for each in parsed if each.is_sweep_override())
+
+
+def alone(directory: Path) -> Path:
+    """A directory no sweep has: of two that start in the same microsecond one gets another name."""
+    directory.mkdir(parents=True, exist_ok=True)
+    named = directory
+    for number in range(2, 1000):
+        try:
+            os.close(os.open(named / PLAN, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+            return named
+        except FileExistsError:
+            named = directory.with_name(f"{directory.name}-{number}")
+            named.mkdir(parents=True, exist_ok=True)
+    raise FileExistsError(f"{directory} holds a sweep already")
+
+
+def jobs(directory: Path) -> list[Job]:
+    """Every job of a sweep that has a directory, in their order."""
+    return sorted(map(job_of, places(directory)), key=lambda job: job.number)
+
+
+def places(directory: Path) -> list[Path]:
+    """The jobs' directories."""
+    if not directory.is_dir():
+        return []
+    return [path for path in directory.iterdir() if path.is_dir() and path.name.partition("-")[0].isdigit()]
+
+
+def job_of(place: Path, overrides: Sequence[str] = ()) -> Job:
+    """What a job's directory says of it; `overrides` where it does not say which they were."""
+    found = read_object(place / ENDED)
+    try:
+        job = Job(**{name: found[name] for name in Job._fields if name in found} | {"directory": place.name})
+        return job._replace(overrides=tuple(job.overrides))
+    except TypeError:
+        number, lines = int(place.name.partition("-")[0]), place / "overrides.txt"
+        said = lines.read_text(encoding="utf-8").splitlines() if lines.is_file() else overrides
+        if finished(place):  # its sweep was killed before it could say so
+            return Job(number, tuple(said), place.name, str(read_object(place / "verdict.json").get("verdict")))
+        why = "no word of its end: it runs, or was lost with its machine"
+        return Job(number, tuple(said), place.name, "unfinished", 1, why)
+
+
+def finished(place: Path) -> bool:
+    """Did this run's training reach its end?"""
+    return (place / "verdict.json").is_file() and (place / "trained.json").is_file()
+
+
+# ---- going on
+
+
+def taken_up(argv: Sequence[str]) -> list[str]:
+    """The command line that goes on with the sweep named by `sweep.resume=DIR`, or `argv` where there is none: that
+    sweep's own, unless a sweep is typed beside it. Raises Refused where DIR holds no sweep."""
+    asked = [line for line in argv if line.lstrip("+").startswith("sweep.resume=")]
+    if not asked or asked[-1].partition("=")[2] in ("", "null"):
+        return list(argv)
+    directory = Path(os.path.expanduser(asked[-1].partition("=")[2].strip("'\"")))
+    if not directory.is_dir() or not (places(directory) or (directory / PLAN).is_file()):
+        raise Refused(f"sweep.resume={directory} holds no sweep: give the directory of one, outputs/multirun/<time>")
+    typed = [line for line in argv if line not in asked]
+    own = typed or read_object(directory / PLAN).get("command")
+    if not own or not all(isinstance(line, str) for line in own):
+        raise Refused(f"{directory}/{PLAN} names no command: type the sweep again beside sweep.resume={directory}")
+    if any(line.startswith("hydra.sweep.dir=") for line in typed):
+        raise Refused("sweep.resume goes on in its own directory: leave hydra.sweep.dir out")
+    Watch.taken_up = True
+    kept = [line for line in own if not line.startswith(("hydra.sweep.dir=", "sweep.resume="))]
+    multirun = [] if {"-m", "--multirun"} & set(kept) else ["-m"]
+    return [*multirun, *kept, f"hydra.sweep.dir={quoted(str(directory.absolute()))}"]
+
+
+def quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def plan_of(place: Path) -> str | None:
+    """A run's resolved configuration, whatever its directory is."""
+    try:
+        text = (place / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    return text.replace(str(place.absolute()), "{}")
+
+
+def place_for(cfg: DictConfig, directory: Path) -> Path:
+    """Where a job of a sweep belongs: with the run of the same resolved configuration where the sweep has one (the one
+    that is finished first), else in its own directory, or the next number's where that is another's."""
+    sweep = directory.parent
+    wanted = OmegaConf.to_yaml(cfg, resolve=True).replace(str(directory.absolute()), "{}")
+    alike = [place for place in places(sweep) if plan_of(place) == wanted]
+    if alike:
+        return max(alike, key=lambda place: (finished(place), has_begun(place)))
+    if not (directory / "config.yaml").exists():
+        return directory
+    taken = max(int(place.name.partition("-")[0]) for place in places(sweep))
+    return next(place for number in itertools.count(taken + 1) if made(place := sweep / str(number)))
+
+
+def made(place: Path) -> bool:
+    """Is the directory new, and this process the one that made it?"""
+    try:
+        place.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+# ---- a job's own command line
+
+
+def alone_with(argv: Sequence[str]) -> None:
+    """Makes this process, a fork of a sweep's, the one of a single command."""
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+    # further processes of a run are started as `python -m` this, with sys.argv
+    vars(sys.modules["__main__"])["__spec__"] = importlib.util.find_spec("vaecollapse.cli")
+    sys.argv[1:] = argv
+
+
+def line_of(context: Any, argv: Sequence[str], directory: Path) -> list[str]:
+    """The command line of one job, run alone in this directory."""
+    hydras = [str(line) for line in context.overrides.hydra if not str(line).lstrip("+~").startswith(OF_SWEEPS)]
+    task = [str(line) for line in OmegaConf.to_container(context.overrides.task)]
+    return [*flags(argv), *task, *hydras, "hydra.mode=RUN", f"hydra.run.dir={quoted(str(directory))}"]
+
+
+def flags(argv: Sequence[str]) -> Iterator[str]:
+    """The flags that say where configurations lie, with what follows them."""
+    takes = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+    for position, word in enumerate(argv):
+        if word in takes:
+            yield from argv[position : position + 2]
+        elif word.startswith(tuple(f"{name}=" for name in takes if name.startswith("--"))):
+            yield word
+
+
+# ---- what a job comes to
+
+
+def ended(number: int, overrides: Sequence[str], place: Path, said: Said, seconds: float) -> Job:
+    """The job as its directory and its process tell it."""
+    verdict = read_object(place / "verdict.json").get("verdict")
+    there = (place / "config.yaml").is_file()
+    if said.code in (0, 3):
+        outcome = str(verdict or "inconclusive")
+    elif said.code in (130, 143):
+        outcome = "interrupted"
+    elif said.code < 0:
+        outcome = "killed"
+    else:
+        outcome = "failed" if there else "refused"
+    return Job(number, tuple(overrides), place.name, outcome, said.code, said.reason, seconds)
+
+
+def missing(directory: Path, rows: Sequence[Job]) -> int:
+    """How many jobs of a grid have not begun."""
+    count = read_object(directory / PLAN).get("jobs")
+    return max(0, count - len(rows)) if isinstance(count, int) else 0
+
+
+def varied(rows: Sequence[Job]) -> list[str]:
+    """The keys that are not the same in all jobs."""
+    said = [{key_of(line): line for line in job.overrides} for job in rows]
+    names = dict.fromkeys(name for each in said for name in each)
+    seen = {name: {each.get(name) for each in said} for name in names}
+    return [name for name, values in seen.items() if len(values) > 1]
+
+
+READINGS = {"value of z": "gap", "rank": "information_rank", "R": "rate", "D": "distortion"}
+
+
+def lines(directory: Path, rows: Sequence[Job]) -> tuple[list[str], list[list[str]], list[str]]:
+    """The table of a sweep: its head, a line for each job, and for those that came to nothing a sentence."""
+    keys = varied(rows)
+    searched = any(job.objective is not None for job in rows)
+    head = ["job", *keys, "verdict", *READINGS, "selection", *(["objective"] if searched else []), "s"]
+    table, sentences = [], {}
+    for job in rows:
+        said = {key_of(line): line.partition("=")[2] for line in job.overrides}
+        place = directory / job.directory
+        verdict = read_object(place / "verdict.json") if job.whole else {}
+        numbers = [
+            *(reading(verdict, name) for name in READINGS.values()),
+            best_selection(place) if job.whole else None,
+        ]
+        numbers += [job.objective] if searched else []
+        shown = [short(number) for number in [*numbers, job.seconds]]
+        table.append([job.directory, *(said.get(name, "") for name in keys), job.outcome, *shown])
+        if job.reason:
+            sentences.setdefault(job.reason, []).append(job.directory)
+    told = (f"job{'s' * (len(which) > 1)} {', '.join(which)}: {reason}" for reason, which in sentences.items())
+    return head, table, list(told)
+
+
+def short(number: float | None) -> str:
+    return "" if number is None else f"{number:.4g}"
+
+
+def key_of(line: str) -> str:
+    return line.lstrip("+~").partition("=")[0]
