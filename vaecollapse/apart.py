@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 KILL_AFTER = 60.0  # seconds that interrupted work has for its checkpoint and verdict
 
 

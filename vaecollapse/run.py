@@ -14,7 +14,6 @@ from typing import Any
 from .files import append, whole
 from .refusal import Refused
 
-
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 

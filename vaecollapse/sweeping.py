@@ -1,17 +1,18 @@
 """Sweeps: what became of every job, and going on with what is not finished. Knows Hydra's words, and no network.
 
 Each job is a single command in a process of its own, whatever launches it: killed, out of memory or by a rank that
-fails, it ends alone. What a training leaves in a process (its process group, LOCAL_RANK, an open W&B run) is not there for
-the next, and one on several devices starts its further processes as it would outside a sweep.
+fails, it ends alone. What a training leaves in a process (its process group, LOCAL_RANK, an open W&B run) is not there
+for the next, and one on several devices starts its further processes as it would outside a sweep.
 """
 
 import importlib.util
 import itertools
+import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from .resuming import has_begun
 from .run import Run
 from .search import best_selection, reading
 
+log = logging.getLogger(__name__)
 PLAN, ENDED = "sweep.json", "job.json"  # of a sweep: its command line; of each job: what became of it
 # of Hydra's own settings those that say how a sweep is run, and not what a job of it is
 OF_SWEEPS = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launcher")
@@ -94,7 +96,7 @@ def wait_for_all() -> None:
         try:
             return results(job)
         except (UncompletedJobError, FailedJobError) as error:
-            print(f"job {job.job_id} of {job.paths.folder} is lost: {str(error).splitlines()[0]}", file=sys.stderr)
+            log.warning("submitit's job %s is lost: %s", job.job_id, str(error).splitlines()[0])
             lost = JobReturn()
             lost.status, lost.return_value = JobStatus.COMPLETED, None
             return [lost]
@@ -232,7 +234,9 @@ def alone_with(argv: Sequence[str]) -> None:
 
 
 def line_of(context: Any, argv: Sequence[str], directory: Path) -> list[str]:
-    """The command line of one job, run alone in this directory."""
+    """The command line of one job, run alone in this directory; where it has begun there, it goes on."""
+    if (directory / "config.yaml").exists():
+        return [f"resume={quoted(str(directory))}"]
     hydras = [str(line) for line in context.overrides.hydra if not str(line).lstrip("+~").startswith(OF_SWEEPS)]
     task = [str(line) for line in OmegaConf.to_container(context.overrides.task)]
     return [*flags(argv), *task, *hydras, "hydra.mode=RUN", f"hydra.run.dir={quoted(str(directory))}"]
