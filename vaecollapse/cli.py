@@ -735,3 +735,7 @@ def _sources(argv: Sequence[str]) -> list[Path]:
         elif arg.startswith("--config-dir="):
             found.append(Path(arg.partition("=")[2]).absolute())
     return [*found, config.folder()]
+
+
+if __name__ == "__main__":  # a further process of a training
+    sys.exit(train())
