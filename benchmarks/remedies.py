@@ -40,6 +40,7 @@ class Setting(NamedTuple):
     overrides: tuple[str, ...]
     target: float
     closer: float
+    examples: int = 512  # of the test split, that the figures are of
 
 
 def settings(images: str | None, text: str | None) -> dict[str, Setting]:
@@ -48,11 +49,11 @@ def settings(images: str | None, text: str | None) -> dict[str, Setting]:
              "trainer.check_val_every_n_epoch=100", "regularizer=beta")  # fmt: skip
     answers = ("dataset=gsm8k", f"dataset.root={text}", "dataset.vocab=512", "dataset.too_long=truncate",
                "dataset.longest_prompt=8", "dataset.longest_answer=32", "model.posterior_input=answer", "capacity=4",
-               "latent_dim=16", "lr=0.003", "max_epochs=4", "trainer.check_val_every_n_epoch=100")  # fmt: skip
+               "latent_dim=16", "lr=0.003", "max_epochs=2", "trainer.check_val_every_n_epoch=100")  # fmt: skip
     return {
         "linear": Setting(("model=linear", "max_epochs=100"), 2.5, 0.5),
         "image": Setting(("model=image", *mnist), 25.0, 5.0),
-        "text_lstm": Setting(("model=text_lstm", *answers), 5.0, 2.0),
+        "text_lstm": Setting(("model=text_lstm", *answers), 5.0, 2.0, 256),
         "image_ar": Setting(("model=image_ar", "capacity=16", "lr=0.003", "max_epochs=20"), 5.0, 1.0),
     }
 
@@ -111,6 +112,7 @@ class Job(NamedTuple):
     seed: int
     overrides: tuple[str, ...]
     directory: Path
+    examples: int
 
 
 def done(job: Job) -> Path:
@@ -130,7 +132,7 @@ def work(job: Job) -> str:
         try:
             config.register()
             verdict = tasks.train(config.compose(lines), job.directory, lines).verdict
-            asked = [f"run={job.directory}", "checkpoint=last", "samples=32", "examples=512"]
+            asked = [f"run={job.directory}", "checkpoint=last", "samples=32", f"examples={job.examples}"]
             with hydra.initialize_config_dir(str(config.folder()), version_base="1.3"):
                 tasks.evaluate(hydra.compose("evaluate", asked), done(job), asked)
         except Refused as error:
@@ -204,6 +206,7 @@ def jobs_of(name: str, setting: Setting, kappa: float, folder: Path) -> list[Job
             seed,
             (*setting.overrides, *lines),
             folder / name / "".join(c if c.isalnum() else "_" for c in remedy) / str(seed),
+            setting.examples,
         )
         for remedy, lines in remedies(name, setting, kappa).items()
         for seed in SEEDS
