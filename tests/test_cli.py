@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 import types
@@ -37,8 +39,13 @@ class Here:
             monkeypatch.setattr(log, "level", log.level)
 
     def __call__(self, *arguments: str, work=lambda cfg, directory, overrides: "healthy") -> int:
+        pid, kept = os.getpid(), self.folder.parent / f"{self.folder.name}.jobs"
+
         def train(cfg, directory, overrides):
             self.jobs.append((cfg, directory, overrides))
+            if os.getpid() != pid:  # a job of a sweep, in a fork
+                kept.mkdir(exist_ok=True)
+                (kept / f"{len(list(kept.iterdir())):03}").write_bytes(pickle.dumps((cfg, directory, overrides)))
             return types.SimpleNamespace(verdict=work(cfg, directory, overrides), diagnosis=None, directory=directory)
 
         self.patch.setitem(sys.modules, "vaecollapse.tasks", types.SimpleNamespace(train=train))
@@ -47,6 +54,10 @@ class Here:
             return cli.train()
         except SystemExit as stop:
             return stop.code if isinstance(stop.code, int) else 1
+        finally:
+            if kept.is_dir():
+                self.jobs += [pickle.loads(file.read_bytes()) for file in sorted(kept.iterdir())]
+                shutil.rmtree(kept)
 
     def runs(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("outputs/train/*"))

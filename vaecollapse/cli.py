@@ -296,6 +296,7 @@ class TrainSession(Session):
         from . import sweeping
         from .resuming import replayed
 
+        sweeping.Watch.directory, sweeping.Watch.taken_up = None, False
         return sweeping.taken_up(replayed(argv))
 
     def names_directory(self, lines: Sequence[str]) -> bool:
@@ -304,6 +305,9 @@ class TrainSession(Session):
     def go_on(self, directory: Path) -> None:
         if not self.of_sweep:  # the sweep says how all of it goes on
             super().go_on(directory)
+
+    def ended(self, word: str, code: int) -> int:
+        return code if self.of_sweep else super().ended(word, code)
 
     def run(self, main: Callable[[], None]) -> int:
         from .sweeping import Watch
@@ -319,43 +323,43 @@ class TrainSession(Session):
 
     def lead(self, cfg) -> float | None:
         """One job of a sweep: what it came to is written in its directory. Returns a search's objective."""
-        from functools import partial
-
         from hydra.core.hydra_config import HydraConfig
 
         from . import sweeping
-        from .apart import apart
-        from .run import Run
-        from .search import Search
 
         context = HydraConfig.get()
-        overrides, directory = _typed(context), Path(context.runtime.output_dir)
+        directory = Path(context.runtime.output_dir)
         place = sweeping.place_for(cfg, directory)
-        named = f"job {context.job.num}: {' '.join(overrides)}"
-        if sweeping.finished(place):
-            self.say(f"{named} (finished before, in {place.name})")
-            ended = sweeping.job_of(place, overrides)
-        else:
-            self.say(named)
-            begun = (place / "config.yaml").exists()
-            line = (
-                [f"resume={sweeping.quoted(str(place))}"] if begun else sweeping.line_of(context, sys.argv[1:], place)
-            )
-            import vaecollapse.tasks  # noqa: F401  the forks then have it
-
-            started = time.monotonic()
-            said = apart(partial(job_of_a_sweep, line, self.sweeps_a_group(), self.whole_errors))
-            place = Path(said.directory or place)
-            ended = sweeping.ended(context.job.num, overrides, place, said, time.monotonic() - started)
+        there = sweeping.finished(place)
+        named = f"job {context.job.num}: {' '.join(_typed(context))}"
+        self.say(f"{named} (finished before, in {place.name})" if there else named)
+        ended = sweeping.job_of(place) if there else self.carried_out(context, place)
+        place = place.with_name(ended.directory)
         if ended.whole and _searches(context):
-            search = Search.of(cfg.search, context.sweeper)
-            objective, feasible, why = search.judged(place)
-            ended = ended._replace(objective=objective, feasible=feasible, reason=why)
-        if first_process():
-            Run(place).write(sweeping.ENDED, ended._asdict())
+            ended = ended.judged(place, cfg.search, context.sweeper)
+        sweeping.note(place, ended)
         if place != directory:
             _remove_if_only(directory, set())
         return ended.objective
+
+    def carried_out(self, context, place: Path):
+        """The job in a process of its own; interrupted, it is noted and the interruption goes on."""
+        from functools import partial
+
+        import vaecollapse.tasks  # noqa: F401  the forks then have it
+
+        from . import sweeping
+        from .apart import Said, apart
+
+        line, began = sweeping.line_of(context, sys.argv[1:], place), time.monotonic()
+        ended = partial(sweeping.ended, context.job.num, _typed(context))
+        try:
+            said = apart(partial(job_of_a_sweep, line, self.sweeps_a_group(), self.whole_errors))
+        except (KeyboardInterrupt, SystemExit):
+            if (place / "config.yaml").is_file():
+                sweeping.note(place, ended(place, Said(INTERRUPTED), time.monotonic() - began))
+            raise
+        return ended(Path(said.directory or place), said, time.monotonic() - began)
 
     def attempt(self, cfg, directory: Path) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -410,11 +414,11 @@ class TrainSession(Session):
         lost = [job for job in rows if not job.whole]
         missing = sweeping.missing(directory, rows)
         if missing:
-            self.say(f"{missing} jobs have not begun")
+            self.say(f"jobs that have not begun: {missing}")
         if missing or [job for job in lost if job.outcome != "refused"]:
             shown = directory.relative_to(self.start) if directory.is_relative_to(self.start) else directory
             self.say(f"go on with: {shlex.join([self.name, f'sweep.resume={shown}'])}")
-        worst = {job.code if job.code > 0 else FAILED for job in rows} - {0}
+        worst = {FAILED if job.code < 0 else job.code for job in rows} - {0}
         return code if code in (INTERRUPTED, TERMINATED) else min(worst | ({code} - {0}), default=0)
 
     def suggest(self) -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,8 +26,8 @@ from .apart import Said
 from .files import read_object
 from .refusal import Refused
 from .resuming import has_begun
-from .run import Run
-from .search import best_selection, reading
+from .run import Run, first_process
+from .search import Search, best_selection, reading
 
 log = logging.getLogger(__name__)
 PLAN, ENDED = "sweep.json", "job.json"  # of a sweep: its command line; of each job: what became of it
@@ -53,6 +53,11 @@ class Job(NamedTuple):
     def whole(self) -> bool:
         return self.code in (0, 3)
 
+    def judged(self, place: Path, plan: DictConfig, sweeper: DictConfig) -> "Job":
+        """With the number that a search is told."""
+        objective, feasible, why = Search.of(plan, sweeper).judged(place)
+        return self._replace(objective=objective, feasible=feasible, reason=why)
+
 
 # ---- the sweep's directory
 
@@ -61,7 +66,6 @@ class Watch(Callback):
     """Hydra's word that a sweep begins, in the process that leads it: its directory is made, and its plan written."""
 
     directory: Path | None = None
-    failed: OSError | None = None
     taken_up = False  # an earlier sweep goes on
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -79,8 +83,8 @@ class Watch(Callback):
             with read_write(config.hydra):
                 config.hydra.sweep.dir = str(directory)
             Watch.directory = directory.absolute()
-        except OSError as error:
-            Watch.failed = error
+        except OSError:  # Hydra meets it again, and may raise
+            return
 
 
 def wait_for_all() -> None:
@@ -101,7 +105,7 @@ def wait_for_all() -> None:
             lost.status, lost.return_value = JobStatus.COMPLETED, None
             return [lost]
 
-    submitit.Job.results = lenient
+    submitit.Job.results = lenient  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def planned(config: DictConfig) -> int | None:
@@ -141,19 +145,24 @@ def places(directory: Path) -> list[Path]:
     return [path for path in directory.iterdir() if path.is_dir() and path.name.partition("-")[0].isdigit()]
 
 
-def job_of(place: Path, overrides: Sequence[str] = ()) -> Job:
-    """What a job's directory says of it; `overrides` where it does not say which they were."""
+def job_of(place: Path) -> Job:
+    """What a job's directory says of it."""
     found = read_object(place / ENDED)
     try:
-        job = Job(**{name: found[name] for name in Job._fields if name in found} | {"directory": place.name})
-        return job._replace(overrides=tuple(job.overrides))
-    except TypeError:
+        known: dict[str, Any] = {name: found[name] for name in Job._fields if name in found}
+        return Job(**known | {"directory": place.name, "overrides": tuple(known["overrides"])})
+    except (KeyError, TypeError):
         number, lines = int(place.name.partition("-")[0]), place / "overrides.txt"
-        said = lines.read_text(encoding="utf-8").splitlines() if lines.is_file() else overrides
+        said = tuple(lines.read_text(encoding="utf-8").splitlines()) if lines.is_file() else ()
         if finished(place):  # its sweep was killed before it could say so
-            return Job(number, tuple(said), place.name, str(read_object(place / "verdict.json").get("verdict")))
-        why = "no word of its end: it runs, or was lost with its machine"
-        return Job(number, tuple(said), place.name, "unfinished", 1, why)
+            return Job(number, said, place.name, str(read_object(place / "verdict.json").get("verdict")))
+        return Job(number, said, place.name, "unfinished", 1, "no word of its end: it runs, or its machine is gone")
+
+
+def note(place: Path, job: Job) -> None:
+    """Writes what became of a job into its directory."""
+    if first_process():
+        Run(place).write(ENDED, job._asdict())
 
 
 def finished(place: Path) -> bool:
@@ -238,7 +247,7 @@ def line_of(context: Any, argv: Sequence[str], directory: Path) -> list[str]:
     if (directory / "config.yaml").exists():
         return [f"resume={quoted(str(directory))}"]
     hydras = [str(line) for line in context.overrides.hydra if not str(line).lstrip("+~").startswith(OF_SWEEPS)]
-    task = [str(line) for line in OmegaConf.to_container(context.overrides.task)]
+    task = [str(line) for line in cast(list, OmegaConf.to_container(context.overrides.task))]
     return [*flags(argv), *task, *hydras, "hydra.mode=RUN", f"hydra.run.dir={quoted(str(directory))}"]
 
 
@@ -278,7 +287,7 @@ def missing(directory: Path, rows: Sequence[Job]) -> int:
 
 def varied(rows: Sequence[Job]) -> list[str]:
     """The keys that are not the same in all jobs."""
-    said = [{key_of(line): line for line in job.overrides} for job in rows]
+    said = [{key_of(line): line for line in job.overrides} for job in rows if job.overrides]
     names = dict.fromkeys(name for each in said for name in each)
     seen = {name: {each.get(name) for each in said} for name in names}
     return [name for name, values in seen.items() if len(values) > 1]

@@ -1,0 +1,371 @@
+"""Sweeps: jobs that end alone, the table of what became of them, going on, and what a search is told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from vaecollapse import cli, sweeping
+from vaecollapse.apart import Said, apart
+from vaecollapse.refusal import Refused
+from vaecollapse.run import Run
+from vaecollapse.search import Search, best_selection
+from vaecollapse.sweeping import Job
+
+ROOT = str(Path(cli.__file__).parents[1])
+
+# ---- a process of its own
+
+
+def test_work_apart_tells_its_end_and_is_another_process() -> None:
+    said = apart(lambda: Said(3, str(os.getpid()), "there"))
+    assert said == Said(3, said.reason, "there")
+    assert said.reason != str(os.getpid())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_signal_ends_the_work_alone_and_is_named(number: signal.Signals) -> None:
+    said = apart(lambda: os.kill(os.getpid(), number))
+    assert said.code == -number
+    assert number.name in (said.reason or "")
+
+
+def test_work_that_raises_or_leaves_is_an_end_too(capfd) -> None:
+    assert apart(lambda: 1 / 0).code == 1
+    assert apart(lambda: os._exit(7)) == Said(7, "its process ended with code 7 and said nothing")
+
+
+def wait_and_note(file: Path) -> Said:
+    file.write_text("here")
+    try:
+        time.sleep(30)
+    except KeyboardInterrupt:
+        file.write_text("interrupted")
+    return Said(130)
+
+
+def test_an_interruption_reaches_the_work_once_and_is_raised_again(tmp_path) -> None:
+    file = tmp_path / "state"
+
+    def interrupt() -> None:
+        while not file.exists() or not file.read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        apart(partial(wait_and_note, file))
+    thread.join()
+    assert file.read_text() == "interrupted"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_work_does_not_outlive_who_asked_for_it(tmp_path) -> None:
+    file = tmp_path / "pid"
+    code = (
+        "import os, pathlib, time\\n"
+        "from vaecollapse.apart import apart\\n"
+        f"apart(lambda: (pathlib.Path({str(file)!r}).write_text(str(os.getpid())), time.sleep(60)))"
+    ).replace("\\n", "\n")
+    asking = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ROOT})
+    while not file.exists() or not file.read_text():
+        time.sleep(0.01)
+    asking.kill()
+    asking.wait()
+    for _ in range(1000):
+        if not Path(f"/proc/{file.read_text()}").exists() or "Z" in Path(f"/proc/{file.read_text()}/stat").read_text():
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("it goes on")
+
+
+# ---- directories
+
+
+def planted(sweep: Path, name: str, config: str = "beta: 1\n", **files: str) -> Path:
+    place = sweep / name
+    place.mkdir(parents=True)
+    (place / "config.yaml").write_text(config.replace("{}", str(place)))
+    for file, text in files.items():
+        (place / f"{file}.json").write_text(text)
+    return place
+
+
+DONE = {"verdict": '{"verdict": "healthy"}', "trained": "{}"}
+
+
+def test_a_job_belongs_where_its_plan_is(tmp_path) -> None:
+    cfg = OmegaConf.create({"beta": 1, "at": str(tmp_path / "5")})
+    text = "beta: 1\nat: {}\n"
+    assert sweeping.place_for(cfg, tmp_path / "5") == tmp_path / "5", "a new one: its own directory"
+    planted(tmp_path, "0", text)
+    assert sweeping.place_for(cfg, tmp_path / "5").name == "0", "begun: there"
+    planted(tmp_path, "3", text, **DONE)
+    assert sweeping.place_for(cfg, tmp_path / "5").name == "3", "finished: there before all"
+    other = OmegaConf.create({"beta": 2, "at": str(tmp_path / "0")})
+    assert sweeping.place_for(other, tmp_path / "0").name == "4", "another's directory: the next number"
+    assert (tmp_path / "4").is_dir(), "which is taken at once"
+
+
+def test_what_became_of_a_job_comes_from_its_directory(tmp_path) -> None:
+    planted(tmp_path, "0", **DONE)
+    planted(tmp_path, "1")
+    place = planted(tmp_path, "2", **DONE)
+    sweeping.note(place, Job(2, ("beta=1",), "2", "healthy", seconds=1.5))
+    (planted(tmp_path, "10") / sweeping.ENDED).write_text("[torn")
+    rows = sweeping.jobs(tmp_path)
+    assert [(job.number, job.outcome, job.whole) for job in rows] == [
+        (0, "healthy", True),
+        (1, "unfinished", False),
+        (2, "healthy", True),
+        (10, "unfinished", False),
+    ]
+    assert (rows[2].overrides, rows[2].seconds) == (("beta=1",), 1.5)
+
+
+@pytest.mark.parametrize(
+    ("said", "files", "outcome"),
+    [
+        (Said(0), {**DONE}, "healthy"),
+        (Said(3), {**DONE}, "healthy"),
+        (Said(1, "no"), {}, "failed"),
+        (Said(130), {}, "interrupted"),
+        (Said(143), {}, "interrupted"),
+        (Said(-9), {}, "killed"),
+    ],
+)
+def test_the_end_of_a_process_is_a_word(tmp_path, said, files, outcome) -> None:
+    place = planted(tmp_path, "0", **files)
+    assert sweeping.ended(0, [], place, said, 1.0).outcome == outcome
+    assert sweeping.ended(0, [], tmp_path / "none", Said(1, "no"), 1.0).outcome == "refused"
+
+
+def test_the_table_shows_what_varies_and_says_each_reason_once(tmp_path) -> None:
+    rows = [
+        Job(0, ("model=linear", "beta=1", "+x=2"), "0", "healthy"),
+        Job(1, ("model=linear", "beta=2"), "1", "killed", -9, "gone"),
+        Job(2, ("model=linear", "beta=4"), "2", "killed", -9, "gone"),
+    ]
+    head, table, sentences = sweeping.lines(tmp_path, rows)
+    assert head[:4] == ["job", "beta", "x", "verdict"]
+    assert [row[:4] for row in table] == [
+        ["0", "1", "2", "healthy"],
+        ["1", "2", "", "killed"],
+        ["2", "4", "", "killed"],
+    ]
+    assert sentences == ["jobs 1, 2: gone"]
+
+
+# ---- going on
+
+
+def test_a_sweep_goes_on_with_its_own_command_or_the_one_typed(tmp_path) -> None:
+    Run(tmp_path).write(sweeping.PLAN, {"command": ["-m", "beta=1,2", "hydra.sweep.dir=old"], "jobs": 2})
+    there = f"hydra.sweep.dir='{tmp_path}'"
+    assert sweeping.taken_up([f"sweep.resume={tmp_path}"]) == ["-m", "beta=1,2", there]
+    assert sweeping.taken_up(["beta=1,2,4", f"sweep.resume={tmp_path}"]) == ["-m", "beta=1,2,4", there]
+    assert sweeping.taken_up(["beta=1", "sweep.resume=null"]) == ["beta=1", "sweep.resume=null"]
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "why"),
+    [
+        ("nowhere", [], "holds no sweep"),
+        (".", [], "holds no sweep"),
+        ("lost", [], "names no command"),
+        ("lost", ["beta=1,2", "hydra.sweep.dir=x"], "leave hydra.sweep.dir out"),
+    ],
+)
+def test_what_is_no_sweep_cannot_go_on(tmp_path, name, typed, why) -> None:
+    planted(tmp_path / "lost", "0")
+    with pytest.raises(Refused, match=why):
+        sweeping.taken_up([*typed, f"sweep.resume={tmp_path / name}"])
+
+
+# ---- a search
+
+
+def run_of(place: Path, *, word: str = "healthy", rank: float | None = 3.0, selection: float | None = 12.0) -> Path:
+    run = Run(place)
+    run.write("verdict.json", {"verdict": word, "readings": {"information_rank": {"value": rank}}})
+    for value in (None, selection and selection + 1, selection):
+        run.append("metrics.jsonl", {"step": 1, "val/selection": value})
+    return place
+
+
+@pytest.mark.parametrize(
+    ("run", "objective", "feasible", "why"),
+    [
+        ({}, 12.0, True, None),
+        ({"word": "posterior_collapse"}, 112.0, False, "its verdict is posterior_collapse"),
+        ({"rank": 1.0}, 112.0, False, "its information rank is 1"),
+        (
+            {"word": "prior_hole", "rank": None},
+            212.0,
+            False,
+            "its verdict is prior_hole; its information rank is unknown",
+        ),
+        (
+            {"word": "diverged", "selection": None, "rank": 3.0},
+            300.0,
+            False,
+            "its verdict is diverged; it has no selection",
+        ),
+    ],
+)
+def test_what_breaks_a_constraint_is_penalised_and_said(tmp_path, run, objective, feasible, why) -> None:
+    search = Search("selection", ("healthy",), 2.0, 100.0)
+    assert search.judged(run_of(tmp_path, **run)) == (objective, feasible, why)
+    upwards = search._replace(maximize=True, objective="information_rank")
+    assert upwards.judged(tmp_path)[0] <= 3.0, "a penalty never helps"
+
+
+def test_the_best_selection_is_the_smallest_that_was_logged(tmp_path) -> None:
+    assert best_selection(run_of(tmp_path)) == 12.0
+    assert best_selection(tmp_path / "empty") is None
+
+
+# ---- the command itself, with a training that costs nothing
+
+STUB = """
+import json, os, pathlib, signal, sys, types
+from omegaconf import OmegaConf
+from vaecollapse import cli
+from vaecollapse.run import Run
+
+def train(cfg, directory, overrides):
+    with open({log!r}, "a") as log:
+        log.write(f"{{cfg.beta:g}}\\n")
+    run = Run(directory)
+    run.write("config.yaml", OmegaConf.to_yaml(OmegaConf.merge(cfg, {{"resume": None}}), resolve=True))
+    run.write("overrides.txt", "".join(f"{{line}}\\n" for line in overrides))
+    if cfg.beta == {kills}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    run.append("metrics.jsonl", {{"step": 1, "val/selection": 10 + cfg.beta}})
+    word = "posterior_collapse" if cfg.beta > 5 else "healthy"
+    run.write("verdict.json", {{"verdict": word, "readings": {{"information_rank": {{"value": 3.0}}}}}})
+    run.write("trained.json", {{}})
+    return types.SimpleNamespace(verdict=word, diagnosis=None, directory=directory)
+
+sys.modules["vaecollapse.tasks"] = types.SimpleNamespace(train=train)
+sys.argv = ["vaecollapse-train", *{argv!r}]
+sys.exit(cli.train())
+"""
+
+
+class Sweep:
+    """The command with a stub of a training, in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log = folder, folder / "log"
+
+    def __call__(self, *argv: str, kills: float | None = None) -> subprocess.CompletedProcess:
+        code = STUB.format(log=str(self.log), kills=kills, argv=list(argv))
+        env = {**os.environ, "PYTHONPATH": ROOT, "COLUMNS": "160"}
+        return subprocess.run([sys.executable, "-c", code], cwd=self.folder, env=env, capture_output=True, text=True)
+
+    def trained(self) -> list[str]:
+        found = self.log.read_text().split() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return found
+
+    @property
+    def directory(self) -> Path:
+        (found,) = self.folder.glob("outputs/multirun/*")
+        return found
+
+
+@pytest.fixture
+def sweep(tmp_path) -> Sweep:
+    return Sweep(tmp_path)
+
+
+def test_a_killed_job_and_a_refused_one_leave_the_others_and_only_they_are_run_again(sweep: Sweep) -> None:
+    done = sweep("-m", "beta=1,2,-1,3", kills=2)
+    assert done.returncode == cli.FAILED
+    assert sweep.trained() == ["1", "2", "3"]
+    assert [job.outcome for job in sweeping.jobs(sweep.directory)] == ["healthy", "killed", "refused", "healthy"]
+    assert "SIGKILL" in done.stdout
+    assert "beta must be a finite number" in done.stdout, "the reason stands beneath the table"
+    assert f"sweep.resume={sweep.directory.relative_to(sweep.folder)}" in done.stderr
+    again = sweep(f"sweep.resume={sweep.directory}")
+    assert sweep.trained() == ["2"]
+    assert [job.outcome for job in sweeping.jobs(sweep.directory)] == ["healthy", "healthy", "refused", "healthy"]
+    assert again.returncode == cli.FAILED, "one is still refused"
+    wider = sweep("beta=0.5,1,2", f"sweep.resume={sweep.directory}")
+    assert (wider.returncode, sweep.trained()) == (cli.FAILED, ["0.5"])
+    assert {job.directory for job in sweeping.jobs(sweep.directory)} == {"0", "1", "2", "3", "4"}
+
+
+def test_the_code_of_a_sweep_is_that_of_its_worst_job(sweep: Sweep) -> None:
+    assert sweep("-m", "beta=1,6", "fail_on=[posterior_collapse]").returncode == cli.FAIL_ON
+    assert [job.code for job in sweeping.jobs(sweep.directory)] == [0, cli.FAIL_ON]
+
+
+def test_two_sweeps_of_one_moment_have_directories_of_their_own(sweep: Sweep) -> None:
+    taken = sweep.folder / "outputs" / "multirun" / "now"
+    assert sweep("-m", "beta=1,2", f"hydra.sweep.dir={taken}").returncode == 0
+    assert sweep("-m", "beta=3", f"hydra.sweep.dir={taken}").returncode == 0
+    assert sorted(path.name for path in taken.parent.iterdir()) == ["now", "now-2"]
+    assert [job.overrides for job in sweeping.jobs(taken.with_name("now-2"))] == [("beta=3",)]
+
+
+def test_a_search_minimises_under_its_constraint_and_goes_on(sweep: Sweep) -> None:
+    pytest.importorskip("optuna")
+    study = f"sqlite:///{sweep.folder}/study.db"
+    line = ["-m", "hydra/sweeper=optuna", "beta=interval(0.1,10)", f"hydra.sweeper.storage={study}",
+            "hydra.sweeper.study_name=price", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1",
+            "hydra.sweeper.sampler.seed=1", "search.penalty=1000"]  # fmt: skip
+    done = sweep(*line)
+    assert done.returncode == 0, done.stderr
+    rows = sweeping.jobs(sweep.directory)
+    for job in rows:
+        beta = float(next(line for line in job.overrides if line.startswith("beta=")).partition("=")[2])
+        assert job.objective == pytest.approx(10 + beta + (1000 if beta > 5 else 0))
+        assert job.feasible == (beta <= 5)
+    assert {job.feasible for job in rows} == {True, False}, "both kinds were met"
+    best = OmegaConf.load(sweep.directory / "optimization_results.yaml")
+    assert best.best_value == pytest.approx(min(job.objective for job in rows))
+    assert sweep(*line).returncode == 0
+    import optuna
+
+    assert len(optuna.load_study(study_name="price", storage=study).trials) == 8, "the study goes on"
+
+
+# ---- launchers
+
+
+TINY = ["model=linear", "max_epochs=1", "dataset.examples=256", "trainer.accelerator=cpu",
+        "callback=[collapse_monitor,checkpoints]", "callback.collapse_monitor.final_examples=64"]  # fmt: skip
+
+
+def launched(folder: Path, *argv: str) -> subprocess.CompletedProcess:
+    """The command itself, training."""
+    env = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "vaecollapse", "train", "-m", *TINY, *argv]
+    return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_launcher_carries_jobs_of_two_processes_out_and_one_bad_one(tmp_path, launcher: str) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"] if launcher != "joblib" else []
+    done = launched(tmp_path, f"hydra/launcher={launcher}", "beta=1,-1", *several)
+    assert done.returncode == cli.FAILED, done.stderr
+    (sweep,) = tmp_path.glob("outputs/multirun/*")
+    assert [job.outcome == "refused" for job in sweeping.jobs(sweep)] == [False, True]
+    assert "beta must be a finite number" in done.stdout
+    assert not list(tmp_path.glob("outputs/train/*")), "no twin folders"
+    numbers = [json.loads(line) for line in (sweep / "0" / "metrics.jsonl").read_text().splitlines()]
+    assert numbers, "the run logged"
+    assert len({row["step"] for row in numbers if "val/selection" in row}) == 1, "and once"
