@@ -8,9 +8,15 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vaecollapse-cache-")  # not the user's own
 
-from jaxtyping import install_import_hook
+# before the hook: what is first imported from inside a hooked module is compiled from its source
+import lightning.pytorch
+import scipy.stats
+import shapes
+import tokenizers  # noqa: F401
+import torchmetrics  # noqa: F401
+import xarray  # noqa: F401
 
-install_import_hook("vaecollapse", "beartype.beartype")
+shapes.install("vaecollapse")
 
 from pathlib import Path
 
