@@ -1,5 +1,6 @@
 """Shapes in signatures are checked in every test: jaxtyping's hook with beartype, before anything is imported."""
 
+import importlib
 import os
 import tempfile
 
@@ -8,9 +9,12 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vaecollapse-cache-")  # not the user's own
 
-from jaxtyping import install_import_hook
+import shapes
 
-install_import_hook("vaecollapse", "beartype.beartype")
+# before the hook: what is first imported from inside a hooked module is compiled from its source, every time
+for library in ("lightning.pytorch", "scipy.stats", "tokenizers", "torchmetrics", "xarray"):
+    importlib.import_module(library)
+shapes.install("vaecollapse")
 
 from pathlib import Path
 
@@ -19,6 +23,11 @@ import torch
 
 torch.set_num_threads(1)
 DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole commands first, for minutes a file; the many short files after them even out the workers' ends."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
 @pytest.fixture(scope="session")
