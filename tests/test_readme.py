@@ -55,8 +55,9 @@ def singles(command: str) -> list[str]:
             continue
         parsed = OverridesParser.create().parse_override(word)
         if parsed.is_sweep_override():
-            assert parsed.is_choice_sweep()
-            word = f"{word.partition('=')[0]}={next(iter(parsed.sweep_string_iterator()))}"
+            # of a search's interval its start
+            first = next(iter(parsed.sweep_string_iterator())) if parsed.is_choice_sweep() else parsed.value().start
+            word = f"{word.partition('=')[0]}={first}"
         overrides.append(word)
     return overrides
 

@@ -3,6 +3,7 @@ print; nothing heavy is imported before the configuration is valid."""
 
 import contextlib
 import fcntl
+import importlib.util
 import io
 import itertools
 import logging
@@ -15,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from . import __version__
 from .refusal import Refused
@@ -25,6 +26,21 @@ NAME, EVALUATE, SAMPLE, DIAGNOSE = (f"vaecollapse-{verb}" for verb in ("train", 
 WHOLE_ERRORS = "HYDRA_FULL_ERROR"
 CLAIM = ".running"  # in a run directory while the run is under way
 FAILED, USAGE, FAIL_ON, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
+
+
+class Extra(NamedTuple):
+    """What pip installs, and where it is then found."""
+
+    name: str
+    plugin: str
+
+
+EXTRAS = {
+    "hydra/launcher=joblib": Extra("sweep", "hydra_plugins.hydra_joblib_launcher"),
+    "hydra/launcher=submitit_local": Extra("sweep", "hydra_plugins.hydra_submitit_launcher"),
+    "hydra/launcher=submitit_slurm": Extra("sweep", "hydra_plugins.hydra_submitit_launcher"),
+    "hydra/sweeper=optuna": Extra("optuna", "hydra_plugins.hydra_optuna_sweeper"),
+}
 
 
 def train() -> int:
@@ -427,6 +443,9 @@ class TrainSession(Session):
         if wrong := [a for a in self.argv if a.startswith("--") and a[2:].split("=")[0] in config.KNOBS]:
             name = wrong[0][2:].split("=")[0]
             self.say(f"knobs are written without dashes: {name}=…")
+        for line in _overrides(self.argv):
+            if (extra := EXTRAS.get(line)) and importlib.util.find_spec(extra.plugin) is None:
+                self.say(f"{line} comes with an extra: pip install -c constraints.txt '.[{extra.name}]'")
         for line in config.suggestions(_overrides(self.argv), _sources(self.argv)):
             self.say(line)
 
