@@ -118,7 +118,9 @@ def main() -> None:
     config.register()
     began, runs = time.time(), {}
     if given.grid:
-        jobs = {" ".join(line.rpartition(".")[2] for line in each): ["experiment=precip_grid", *each] for each in grid()}
+        jobs = {
+            " ".join(line.rpartition(".")[2] for line in each): ["experiment=precip_grid", *each] for each in grid()
+        }
         given.seeds = given.seeds[:1]
     else:
         jobs = {name: [f"experiment={name}", *SMALL * given.small] for name in RECIPES}

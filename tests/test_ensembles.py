@@ -64,7 +64,11 @@ def test_what_is_written_is_read(tmp_path: Path, windows: int) -> None:
     real, members = whole(stored)
     assert np.array_equal(members.numpy(), given.members, equal_nan=True)
     assert np.array_equal(real.values.numpy(), given.truth, equal_nan=True)
-    for field, values in (("block", given.places.block), ("place", given.places.window), ("index", given.places.position)):
+    for field, values in (
+        ("block", given.places.block),
+        ("place", given.places.window),
+        ("index", given.places.position),
+    ):
         assert np.array_equal(getattr(real, field).numpy(), values)
     assert np.allclose(real.area[:, :, 0].numpy(), np.cos(np.radians(given.places.y)))
     assert (stored.unit, stored.blocks, stored.count) == ("mm/day", "blocks as the file has them", 3)
@@ -127,7 +131,9 @@ def test_an_interrupted_sampling_leaves_the_members_that_are_whole(tmp_path: Pat
             assert found["member"].values.tolist() == list(range(whole_members))
             missing = np.isnan(found["pr_truth"].values)
             for number, member in enumerate(found["pr"].values):
-                assert np.array_equal(np.isnan(member), missing) and np.nanmin(member) == np.nanmax(member) == number + 1
+                assert (
+                    np.array_equal(np.isnan(member), missing) and np.nanmin(member) == np.nanmax(member) == number + 1
+                )
 
 
 def test_more_members_take_no_more_memory(tmp_path: Path) -> None:

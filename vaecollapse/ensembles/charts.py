@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 560, 320
-LEFT, RIGHT, TOP, BOTTOM = 72, 16, 20, 52  # margins
+WIDTH, HEIGHT = 560.0, 320.0
+LEFT, RIGHT, TOP, BOTTOM = 72.0, 16.0, 32.0, 52.0  # margins
 COLOURS = ("#1f9e89", "#e8743b", "#8b6fc0", "#c0392b")  # readable on white and on black
 Point = tuple[float, float]
 
@@ -66,7 +66,7 @@ def spanned(label: str, values: Sequence[float], *, log: bool = False) -> Axis:
 
 
 def plot(x: Axis, y: Axis, lines: Sequence[Line]) -> str:
-    """Lines with their names below; points that the axes cannot show are left out."""
+    """Lines with their names above; points that the axes cannot show are left out."""
     drawn = [_line(line, x, y, colour) for line, colour in zip(lines, _colours(len(lines)), strict=True)]
     return _svg([*_frame(x, y), *drawn, *_legend(lines)])
 
@@ -98,7 +98,9 @@ def _at(x: Axis, y: Axis, point: Point, *, of_share: bool = False) -> Point:
 
 
 def _line(line: Line, x: Axis, y: Axis, colour: str) -> str:
-    shown = [p for p in line.points if all(map(math.isfinite, p)) and not (x.log and p[0] <= 0 or y.log and p[1] <= 0)]
+    shown = [
+        p for p in line.points if all(map(math.isfinite, p)) and not ((x.log and p[0] <= 0) or (y.log and p[1] <= 0))
+    ]
     path = " ".join("{:.1f},{:.1f}".format(*_at(x, y, point)) for point in shown)
     dash = ' stroke-dasharray="6 4"' if line.dashed else ""
     stroke = "currentColor" if line.dashed else colour
@@ -108,29 +110,30 @@ def _line(line: Line, x: Axis, y: Axis, colour: str) -> str:
 def _frame(x: Axis, y: Axis) -> list[str]:
     """Axes, ticks and labels."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts = [f'<path d="M{LEFT},{TOP}V{bottom}H{right}" fill="none" stroke="currentColor"/>']
+    parts = [f'<path d="M{LEFT:g},{TOP:g}V{bottom:g}H{right:g}" fill="none" stroke="currentColor"/>']
     for value in x.ticks:
         across = _at(x, y, (value, y.low))[0]
         parts += [
-            f'<path d="M{across:.1f},{bottom}v5" stroke="currentColor"/>',
+            f'<path d="M{across:.1f},{bottom:g}v5" stroke="currentColor"/>',
             _text(across, bottom + 19, f"{value:.4g}", "middle"),
         ]
     for value in y.ticks:
         down = _at(x, y, (x.low, value))[1]
-        grid = f'<path d="M{LEFT},{down:.1f}H{right}" stroke="currentColor" stroke-opacity=".15"/>'
+        grid = f'<path d="M{LEFT:g},{down:.1f}H{right:g}" stroke="currentColor" stroke-opacity=".15"/>'
         parts += [grid, _text(LEFT - 6, down + 4, f"{value:.3g}", "end")]
     turned = f'transform="rotate(-90 16 {(TOP + bottom) / 2:.0f})"'
     return [*parts, _text((LEFT + right) / 2, bottom + 37, x.label, "middle"),
-            _text(16, (TOP + bottom) / 2, y.label, "middle", turned)]  # fmt: skip
+            _text(16.0, (TOP + bottom) / 2, y.label, "middle", turned)]  # fmt: skip
 
 
 def _legend(lines: Sequence[Line]) -> list[str]:
-    """Names in the upper right corner, each in its line's colour."""
-    parts = []
-    for number, (line, colour) in enumerate(zip(lines, _colours(len(lines)), strict=True)):
+    """Names in a row above, each in its line's colour."""
+    parts, across = [], LEFT
+    for line, colour in zip(lines, _colours(len(lines)), strict=True):
         fill = "currentColor" if line.dashed else colour
         said = f"– – {line.name}" if line.dashed else line.name
-        parts.append(_text(WIDTH - RIGHT - 4, TOP + 12 + 16 * number, said, "end", f'style="fill:{fill}"'))
+        parts.append(_text(across, 16.0, said, "start", f'style="fill:{fill}"'))
+        across += 8 * len(said) + 16
     return parts
 
 
@@ -139,5 +142,5 @@ def _text(x: float, y: float, said: str, anchor: str, more: str = "") -> str:
 
 
 def _svg(parts: Sequence[str]) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" width="{WIDTH:g}" height="{HEIGHT:g}"'
     return "\n".join([f'{head} font-family="sans-serif" font-size="13" fill="currentColor">', *parts, "</svg>\n"])

@@ -136,8 +136,8 @@ def rank_histogram(metric: RankHistogram) -> Picture:
     y = Axis("share of truths", 0.0, 1.1 * max(*shares, level))
     x = Axis(f"rank of the truth among {size - 1} members", -0.5, size - 0.5)
     said = (
-        "Flat where truth and members are draws of one law. High at both ends: members too much alike; high at the left: "
-        "they rain too much. Ties, such as dry cells, are broken at random."
+        "Flat where truth and members are draws of one law. High at both ends: members too much alike; at the left: they "
+        "rain too much, or drizzle where it is dry. Ties, such as dry cells, are broken at random."
     )
     return Picture("rank_histogram.svg", "Rank histogram", said, bars(x, y, shares, level, "flat").encode())
 
@@ -146,7 +146,8 @@ def spectra(metric: SpectrumDistance) -> Picture:
     """Mean power by wavenumber, of the members and of the truth."""
     sums = metric.by_block()[1].sum(0) / max(int(metric.times), 1)
     made, true = (part.tolist() for part in sums.chunk(2))
-    lines = [Line(name, [*enumerate(each, 1)]) for name, each in (("members", made), ("truth", true))]
+    waves = [float(number) for number in range(1, len(true) + 1)]
+    lines = [Line(name, [*zip(waves, each, strict=True)]) for name, each in (("members", made), ("truth", true))]
     x = Axis("waves across the field", 1.0, float(len(true)), log=True)
     y = spanned("power", [*made, *true], log=True)
     said = (

@@ -29,7 +29,7 @@ from ..training import Training
 from ..vae import PART, VAE
 from .building import build_model, made, prepared, quiet_lightning
 from .recording import other_data, record_start
-from .scoring import as_dicts, scored
+from .scoring import as_dicts, scored, too_alike
 
 log = logging.getLogger(__name__)
 EVALUATION_BLOCK = 256  # as the monitor reads its probes
@@ -114,6 +114,7 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     # of a foreign command line nothing is composed, so nothing is prescribed
     facts = facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train")
     verdict = diagnose(found, training, facts)._replace(prescriptions=[])
+    verdict = verdict._replace(findings=[*verdict.findings, *too_alike(judged.scores)])
     run, told = Run(directory), run_.told(cfg.split, len(examples))
     record_start(run, cast(DictConfig, OmegaConf.merge(cfg, {"seed": seed})), overrides, data)
     run.write("provenance.json", run.read("provenance.json") | {"evaluated": told, "trained": provenance})

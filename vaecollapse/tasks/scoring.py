@@ -186,6 +186,18 @@ def score_file(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Sc
     return Scored(found, what, directory)
 
 
+def too_alike(found: Sequence[Score]) -> list[str]:
+    """Said where members differ less than healthy ones do, whatever the readings of the latent are."""
+    ratio = next((each for each in found if each.name == "diversity_ratio" and each.note.startswith("outside")), None)
+    if ratio is None or ratio.value is None or ratio.value >= 1:
+        return []
+    return [
+        f"members are too much alike: they differ by {ratio.value:.2g} of what fields under nearly equal conditions do "
+        f"({ratio.note}); beside a distance the best member is a median field, and only a density "
+        "(likelihood=bernoulli_gamma) makes draws of them"
+    ]
+
+
 def as_dicts(found: Sequence[Score]) -> list[dict[str, Any]]:
     """Scores as evaluation.json has them."""
     return [each._asdict() for each in found]

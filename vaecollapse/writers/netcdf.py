@@ -64,10 +64,11 @@ class EnsembleFile:
         self.several = bool(self.w.max(initial=0))
         y, x = places.y.shape[1], places.x.shape[1]
         dims = grid_dims(places)
-        lead, one = (1,) * (len(dims) - 2), {"compression": "gzip", "compression_opts": 1, "fillvalue": np.float32("nan")}
+        chunk = (*(1,) * (len(dims) - 2), y, x)  # a field
+        packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fillvalue": np.float32(np.nan)}
         file.dimensions["member"] = None
-        self.members = file.create_variable(name, ("member", *dims), "f4", chunks=(1, *lead, y, x), **one)
-        self.truth = file.create_variable(f"{name}_truth", dims, "f4", chunks=(*lead, y, x), **one)
+        self.members = file.create_variable(name, ("member", *dims), "f4", chunks=(1, *chunk), **packed)
+        self.truth = file.create_variable(f"{name}_truth", dims, "f4", chunks=chunk, **packed)
         beside = {"coordinates": " ".join(sorted(set(_coordinates(places)) - set(dims)))}
         for variable, said in ((self.members, {}), (self.truth, {"long_name": "what was observed"})):
             variable.attrs.update({"units": places.unit, **places.attributes, **beside, **said})
