@@ -1,11 +1,12 @@
 """Case C and the fallback grid: recipes of the rain model, what they are told and how their ensembles score.
 
-    OMP_NUM_THREADS=1 python benchmarks/precipitation_recipes.py [--seeds 0 1 2] [--small | --grid] [--folder outputs/rain]
+    OMP_NUM_THREADS=1 python benchmarks/precipitation_recipes.py [--seeds 0 1 2] [--small | --grid]
 
 `experiment=precip_v3`, `precip_v4` and `precip_works` on generated rain, trained and scored on the test split (10
 members, prior mode) one after the other in one process. Prints a markdown table, differences to precip_v3 paired by
-seed with 95 % intervals, and the scores of exact draws from p(x | coarse), which no model can beat. `--small`: with
-the networks and fields of the grid. `--grid`: the 36 runs of `experiment=precip_grid` at the first seed. A run that has ended is not repeated.
+seed with 95 % intervals, and the scores of exact draws from p(x | coarse), which no model can beat. `--small`: with the
+networks and fields of the grid. `--grid`: the 36 runs of `experiment=precip_grid` at the first seed. A run that has
+ended is not repeated.
 """
 
 import argparse
@@ -37,8 +38,9 @@ from vaecollapse.tasks.scoring import Library
 
 RECIPES = ("precip_v3", "precip_v4", "precip_works")
 METRICS = "metric=[diversity,crps,spread_skill,spectrum,mass_bias]"
-SHOWN = {"beta_effective": "β_eff", "rate": "R", "gap": "value of z", "sigma_mean": "σ", "diversity_ratio": "diversity ratio",
-         "crps": "fair CRPS", "spread_skill": "spread/skill", "spectrum_fine": "fine dB", "mass_bias": "mass %"}  # fmt: skip
+SHOWN = {"beta_effective": "β_eff", "rate": "R", "gap": "value of z", "sigma_mean": "σ", "crps": "fair CRPS",
+         "diversity_ratio": "diversity ratio", "spread_skill": "spread/skill", "spectrum_fine": "fine dB",
+         "mass_bias": "mass %"}  # fmt: skip
 MEMBERS = 10
 SMALL = ("capacity=4", "dataset.size=16")
 
@@ -79,6 +81,7 @@ class Exact:
 
     def parts(self, times: int = 64):
         batch = self.data.examples(self.split, len(getattr(self.data.splits, self.split)))
+        assert batch.context is not None
         members: Tensor = self.data.members(batch.context, self.count, seed=1)[:, :, 0]
         index = torch.arange(len(batch.x))
         block = torch.tensor([self.data.block(self.split, row) for row in index.tolist()])

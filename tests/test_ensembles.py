@@ -119,12 +119,17 @@ def writer_of(given: Ensemble, folder: Path) -> EnsembleWriter:
 @pytest.mark.parametrize(("samples", "whole_members"), [(40, 0), (59, 1), (150, 2)])
 def test_an_interrupted_sampling_leaves_the_members_that_are_whole(tmp_path: Path, samples, whole_members) -> None:
     given = ensemble(2)
-    with pytest.raises(KeyboardInterrupt), writer_of(given, tmp_path) as writer:
-        for made in members_of(given, 4, part=1):
-            if made.start == samples:
-                assert [name[0] for name in os.listdir(tmp_path)] == ["."], "it has its name when it is whole"
-                raise KeyboardInterrupt
-            writer.add(made)
+
+    def interrupted() -> None:
+        with writer_of(given, tmp_path) as writer:
+            for made in members_of(given, 4, part=1):
+                if made.start == samples:
+                    assert [name[0] for name in os.listdir(tmp_path)] == ["."], "it has its name when it is whole"
+                    raise KeyboardInterrupt
+                writer.add(made)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert os.listdir(tmp_path) == ["ensemble.nc"] * bool(whole_members)
     if whole_members:
         with xr.open_dataset(tmp_path / "ensemble.nc") as found:

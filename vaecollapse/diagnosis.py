@@ -618,8 +618,8 @@ def remarks(held_out: Readings, training: Readings, facts: Facts, mechanisms: li
     varied, reference = value(held_out, "diversity_prior"), value(held_out, "diversity_reference")
     if "gap_5" in held_out and varied < facts.bars.varied * reference:  # under a continuous condition
         said.append(
-            f"prior samples under one condition vary by {varied:.3g} where examples vary by {reference:.3g}: the condition "
-            "tells the rest, or members are too much alike; of fields vaecollapse-evaluate tells which (diversity_ratio)"
+            f"prior samples under one condition vary by {varied:.3g} where examples vary by {reference:.3g}: the "
+            "condition tells the rest, or members are too much alike (of fields see vaecollapse-evaluate)"
         )
     if facts.unsettled is not None and facts.unsettled > facts.bars.unsettled:
         said.append(f"gap or R moved {facts.unsettled:.0%} over the last fifth of training: it has not settled")

@@ -142,5 +142,6 @@ def _text(x: float, y: float, said: str, anchor: str, more: str = "") -> str:
 
 
 def _svg(parts: Sequence[str]) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" width="{WIDTH:g}" height="{HEIGHT:g}"'
+    size = f'viewBox="0 0 {WIDTH:g} {HEIGHT:g}" width="{WIDTH:g}" height="{HEIGHT:g}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}'
     return "\n".join([f'{head} font-family="sans-serif" font-size="13" fill="currentColor">', *parts, "</svg>\n"])

@@ -136,8 +136,8 @@ def rank_histogram(metric: RankHistogram) -> Picture:
     y = Axis("share of truths", 0.0, 1.1 * max(*shares, level))
     x = Axis(f"rank of the truth among {size - 1} members", -0.5, size - 0.5)
     said = (
-        "Flat where truth and members are draws of one law. High at both ends: members too much alike; at the left: they "
-        "rain too much, or drizzle where it is dry. Ties, such as dry cells, are broken at random."
+        "Flat where truth and members are draws of one law. High at both ends: members too much alike; at the left: "
+        "they rain too much, or drizzle where it is dry. Ties, such as dry cells, are broken at random."
     )
     return Picture("rank_histogram.svg", "Rank histogram", said, bars(x, y, shares, level, "flat").encode())
 
@@ -151,8 +151,8 @@ def spectra(metric: SpectrumDistance) -> Picture:
     x = Axis("waves across the field", 1.0, float(len(true)), log=True)
     y = spanned("power", [*made, *true], log=True)
     said = (
-        "Radially averaged power. Members below the truth at the right are blurred: they lack fine structure; above it, "
-        "they are noise."
+        "Radially averaged power. Members below the truth at the right are blurred: they lack fine structure; above "
+        "it, they are noise."
     )
     return Picture("spectra.svg", "Spectra", said, plot(x, y, lines).encode())
 

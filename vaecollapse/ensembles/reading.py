@@ -117,7 +117,7 @@ class Stored:
         return self.dataset.sizes[self.dims["member"]]
 
     def parts(self, times: int = 64) -> Iterator[tuple[Fields, Float32[Tensor, "members n height width"]]]:
-        """Truth and members in mm, about `times` fields at once; pairs of a window and a time without data are left out."""
+        """Truth and members in mm, about `times` fields at once, without pairs of a window and a time with no data."""
         area, total = self._area(), self.dataset.sizes[self.dims["time"]]
         block, windows = torch.from_numpy(self.block), len(self.block)
         position = self._label("position") if "position" in self.dataset.variables else None
