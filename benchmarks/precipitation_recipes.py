@@ -14,6 +14,7 @@ import contextlib
 import io
 import itertools
 import json
+import random
 import shutil
 import sys
 import time
@@ -100,8 +101,18 @@ def grid() -> list[tuple[str, ...]]:
     node = yaml.safe_load((config.folder() / "experiment" / "precip_grid.yaml").read_text("utf-8"))
     params = {key: str(values).split(",") for key, values in node["hydra"]["sweeper"]["params"].items()}
     del params["seed"]
-    return [tuple(f"{key}={value}" for key, value in zip(params, each, strict=True))
-            for each in itertools.product(*params.values())]  # fmt: skip
+    each = [tuple(map("=".join, zip(params, values, strict=True))) for values in itertools.product(*params.values())]
+    return random.Random(0).sample(each, len(each))  # so that what is cut short is spread over the grid
+
+
+def short(line: str) -> str:
+    """An override without the groups of its key.
+
+    >>> short("likelihood.lambda_grad=0.5")
+    'lambda_grad=0.5'
+    """
+    key, _, value = line.partition("=")
+    return f"{key.rpartition('.')[2]}={value}"
 
 
 def said(begun: float, one: Trial) -> None:
@@ -113,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--grid", action="store_true")
+    parser.add_argument("--first", type=int, help="so many runs of the grid, in an order drawn once")
     parser.add_argument("--small", action="store_true", help="as small as the grid")
     parser.add_argument("--folder", type=Path, default=Path("outputs/rain"))
     given = parser.parse_args()
@@ -121,9 +133,8 @@ def main() -> None:
     config.register()
     began, runs = time.time(), {}
     if given.grid:
-        jobs = {
-            " ".join(line.rpartition(".")[2] for line in each): ["experiment=precip_grid", *each] for each in grid()
-        }
+        chosen = grid()[: given.first]
+        jobs = {" ".join(map(short, each)): ["experiment=precip_grid", *each] for each in chosen}
         given.seeds = given.seeds[:1]
     else:
         jobs = {name: [f"experiment={name}", *SMALL * given.small] for name in RECIPES}

@@ -69,7 +69,7 @@ def test_an_unknown_case_is_refused_and_help_lists_them_all() -> None:
     with pytest.raises(Refused, match="case_z"):
         config.compose(["experiment=case_z"])
     (lines,) = re.findall(r"^  experiment ((?: .*\n)+?)  \w", help.train_help("vaecollapse-train", [CONF]), re.M)
-    assert lines.split() == [*CASES, *SWEEPS]
+    assert lines.split() == sorted([*CASES, *SWEEPS])
 
 
 def trained(cfg: DictConfig) -> str:
