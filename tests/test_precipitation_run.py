@@ -14,7 +14,9 @@ import pytest
 from vaecollapse import config, tasks
 from vaecollapse.cli import evaluate as evaluate_command
 from vaecollapse.ensembles.reading import Stored
+from vaecollapse.metrics.base import Score
 from vaecollapse.refusal import Refused
+from vaecollapse.tasks.scoring import counted, too_alike
 
 xr = pytest.importorskip("xarray")
 TYPED = ["model=precip_cvae", "capacity=2", "latent_dim=4", "dataset.storms=16", "dataset.steps=2", "dataset.size=16",
@@ -106,6 +108,14 @@ def test_the_scores_of_a_run_are_those_of_the_file_it_samples(run: Path, tmp_pat
     assert Stored(file).blocks == "blocks as the file has them"
 
 
+def test_members_that_are_too_much_alike_are_named() -> None:
+    alike, apart = Score("diversity_ratio", 0.2, note="outside 0.5 to 2"), Score("diversity_ratio", 0.85, note="within")
+    (said,) = too_alike([Score("crps", 1.0), alike])
+    assert "0.2 of what fields under nearly equal conditions do (outside 0.5 to 2)" in said
+    assert too_alike([apart]) == too_alike([]) == too_alike([alike._replace(value=3.0)]) == []
+    assert counted([alike]) == "1 independent block, so no intervals" and "7" in counted([alike._replace(blocks=7)])
+
+
 def test_the_price_is_printed_before_and_epochs_are_chosen_by_the_calibrated_bound(run: Path) -> None:
     audit = json.loads((run / "preflight.json").read_text())["audit"]
     assert audit["beta_effective"] > 0
@@ -137,7 +147,7 @@ def test_a_file_is_scored_from_the_command_line(run: Path, tmp_path: Path, monke
         given.load().assign(other=given["pr_truth"]).rename(pr_truth="gauge").to_netcdf(tmp_path / "theirs.nc")
     typed = ["vaecollapse-evaluate", f"file={tmp_path}/theirs.nc", "metric=[crps]", f"hydra.run.dir={tmp_path}/out"]
     monkeypatch.setattr("sys.argv", typed)
-    assert evaluate_command() == 2
+    assert evaluate_command() == 1
     assert "type truth=gauge" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", [*typed, "truth=gauge"])
     assert evaluate_command() == 0

@@ -158,7 +158,7 @@ def scored(
     analogs = Library(data, cfg.split, max(2, count))
     found = made("the scores", lambda: scores(drawn, metrics, analogs=analogs))
     seen = ", whose z has seen the truth" if mode == "posterior" else ""
-    what = f"{count} members in {mode} mode{seen}, temperature {temperature:g}, {data.facts['unit']}"
+    what = f"{count} members in {mode} mode{seen}, temperature {temperature:g}, {data.facts['unit']}, {counted(found)}"
 
     def at(mode: str, temperature: float) -> Drawn:
         few = positions[: pictures.LOOKED_AT]
@@ -176,7 +176,7 @@ def score_file(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Sc
         looked = [*pictures.maps(stored), *pictures.of_metrics(metrics)]
     finally:
         stored.close()
-    what = f"{stored.count} members of {cfg.file}, {stored.unit}, {stored.blocks}"
+    what = f"{stored.count} members of {cfg.file}, {stored.unit}, {stored.blocks}, {counted(found)}"
     run = Run(directory)
     run.write("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     run.write("overrides.txt", "".join(f"{line}\n" for line in overrides))
@@ -184,6 +184,12 @@ def score_file(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Sc
     run.write("evaluation.json", {"file": str(Path(cfg.file).resolve()), "what": what, "scores": as_dicts(found)})
     pictures.write(directory / "pictures", looked)
     return Scored(found, what, directory)
+
+
+def counted(found: Sequence[Score]) -> str:
+    """How many independent blocks the scores are of."""
+    blocks = max((each.blocks for each in found), default=0)
+    return f"{blocks} independent blocks" if blocks > 1 else "1 independent block, so no intervals"
 
 
 def too_alike(found: Sequence[Score]) -> list[str]:
