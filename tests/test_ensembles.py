@@ -1,6 +1,8 @@
 """Ensembles on disk: what is written is read, whoever wrote it, and scored."""
 
 import os
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from vaecollapse.metrics.mass_bias import MassBias
 from vaecollapse.metrics.rank_histogram import RankHistogram
 from vaecollapse.refusal import Refused
 from vaecollapse.writers import netcdf
-from vaecollapse.writers.netcdf import Ensemble, write
+from vaecollapse.writers.base import Made
+from vaecollapse.writers.ensembles import EnsembleWriter, Frame
+from vaecollapse.writers.netcdf import Ensemble, Places, write
 
 xr = pytest.importorskip("xarray")
 AXES = {
@@ -36,10 +40,11 @@ def ensemble(windows: int = 2, times: int = 30, count: int = 3, **more: Any) -> 
     fields[:, :, :2, 0] = np.nan
     window, moment = order // times, order % times
     lat, lon = 40.0 + np.arange(8) * 0.5, np.arange(8) * 0.5
-    return Ensemble(
-        fields[1:], fields[0], 31.0 * moment + 0.5, lat + 5.0 * window[:, None], lon + 5.0 * window[:, None], window,
+    places = Places(
+        31.0 * moment + 0.5, lat + 5.0 * window[:, None], lon + 5.0 * window[:, None], window,
         moment // 10, 100 + np.arange(n - 1), AXES, attributes={"cell_methods": "time: mean"}, **more,
     )  # fmt: skip
+    return Ensemble(fields[1:], fields[0], places)
 
 
 def whole(stored: Stored, times: int = 7) -> tuple[Fields, torch.Tensor]:
@@ -59,9 +64,13 @@ def test_what_is_written_is_read(tmp_path: Path, windows: int) -> None:
     real, members = whole(stored)
     assert np.array_equal(members.numpy(), given.members, equal_nan=True)
     assert np.array_equal(real.values.numpy(), given.truth, equal_nan=True)
-    for field, values in (("block", given.block), ("place", given.window), ("index", given.position)):
+    for field, values in (
+        ("block", given.places.block),
+        ("place", given.places.window),
+        ("index", given.places.position),
+    ):
         assert np.array_equal(getattr(real, field).numpy(), values)
-    assert np.allclose(real.area[:, :, 0].numpy(), np.cos(np.radians(given.y)))
+    assert np.allclose(real.area[:, :, 0].numpy(), np.cos(np.radians(given.places.y)))
     assert (stored.unit, stored.blocks, stored.count) == ("mm/day", "blocks as the file has them", 3)
     assert os.listdir(tmp_path / "new") == ["members.nc"]
 
@@ -90,6 +99,58 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write(path, ensemble(1, about={"mode": object()}))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["members.nc"]
+
+
+def members_of(given: Ensemble, count: int, part: int = 8) -> Iterator[Made]:
+    """`count` members of every field in turn, so many samples at a time."""
+    size, cells = given.truth.shape[0], given.truth.shape[1:]
+    for start in range(0, count * size, part):
+        numbers = np.arange(start, min(start + part, count * size))
+        fields = np.ones((len(numbers), 1, *cells), np.float32) * (1 + numbers // size)[:, None, None, None]
+        yield Made(start, {"sample": fields})
+
+
+def writer_of(given: Ensemble, folder: Path) -> EnsembleWriter:
+    writer = EnsembleWriter(folder, frame=lambda split: Frame(given.places, lambda rows: given.truth[list(rows)]))
+    writer.begin("test", {"mode": "prior"})
+    return writer
+
+
+@pytest.mark.parametrize(("samples", "whole_members"), [(40, 0), (59, 1), (150, 2)])
+def test_an_interrupted_sampling_leaves_the_members_that_are_whole(tmp_path: Path, samples, whole_members) -> None:
+    given = ensemble(2)
+
+    def interrupted() -> None:
+        with writer_of(given, tmp_path) as writer:
+            for made in members_of(given, 4, part=1):
+                if made.start == samples:
+                    assert [name[0] for name in os.listdir(tmp_path)] == ["."], "it has its name when it is whole"
+                    raise KeyboardInterrupt
+                writer.add(made)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert os.listdir(tmp_path) == ["ensemble.nc"] * bool(whole_members)
+    if whole_members:
+        with xr.open_dataset(tmp_path / "ensemble.nc") as found:
+            assert found["member"].values.tolist() == list(range(whole_members))
+            missing = np.isnan(found["pr_truth"].values)
+            for number, member in enumerate(found["pr"].values):
+                assert (
+                    np.array_equal(np.isnan(member), missing) and np.nanmin(member) == np.nanmax(member) == number + 1
+                )
+
+
+def test_more_members_take_no_more_memory(tmp_path: Path) -> None:
+    given, peaks = ensemble(2), []
+    for count in (2, 40):
+        tracemalloc.start()
+        with writer_of(given, tmp_path / str(count)) as writer:
+            for made in members_of(given, count):
+                writer.add(made)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 38 * given.truth.nbytes / 4
 
 
 def foreign(times: int = 12, *, start: str = "2001-01-01", freq: str = "D") -> Any:
@@ -140,7 +201,7 @@ def test_blocks_are_as_long_as_independence_needs(tmp_path: Path, times, freq, b
         (lambda d: d.drop_vars("tp_obs"), "has no truth, a variable with (day, east, north): there are tp, z"),
         (lambda d: d.isel(number=0), "none of which is member"),
         (lambda d: d.rename(number="k"), "none of which is member: name one member or realization"),
-        (lambda d: d.assign(tp2=d.tp), "may have its members in tp or tp2: say which with members=tp"),
+        (lambda d: d.assign(tp2=d.tp), "may have its members in tp or tp2: type variable=tp"),
         (lambda d: d.assign(tp=d.tp.assign_attrs(units="furlong")), "tp of"),
         (lambda d: d.assign(tp=d.tp.assign_attrs(units="mm/h")), "members of"),
     ],

@@ -407,6 +407,8 @@ def test_a_model_far_larger_than_its_weights_is_refused_before_its_memory_is_ask
         ("~split", "split is needed and was taken out"),
         ("split=${nowhere}", "cannot be resolved"),
         ("trust=${x}", "cannot be resolved"),
+        ("metric=[crps]", r"metric=\[crps\] has no effect: this run's data are no fields"),
+        ("mode=prior", "mode has no effect"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(run, typed, said):

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import hydra
 import numpy as np
@@ -12,7 +14,9 @@ import pytest
 from vaecollapse import config, tasks
 from vaecollapse.cli import evaluate as evaluate_command
 from vaecollapse.ensembles.reading import Stored
+from vaecollapse.metrics.base import Score
 from vaecollapse.refusal import Refused
+from vaecollapse.tasks.scoring import counted, too_alike
 
 xr = pytest.importorskip("xarray")
 TYPED = ["model=precip_cvae", "capacity=2", "latent_dim=4", "dataset.storms=16", "dataset.steps=2", "dataset.size=16",
@@ -41,6 +45,17 @@ def sampled(run: Path, folder: Path, *typed: str) -> Path:
     return Path(tasks.sample(composed("sample", f"run={run}", *typed), folder, typed).first)
 
 
+def pictured(directory: Path) -> list[str]:
+    """The files that pictures.json lists, in its order, each there and nothing else."""
+    listed = json.loads((directory / "pictures" / "pictures.json").read_text())
+    files = [each["file"] for each in listed]
+    assert all(each["title"] and each["caption"] for each in listed)
+    assert sorted(os.listdir(directory / "pictures")) == sorted([*files, "pictures.json"])
+    for svg in (directory / "pictures").glob("*.svg"):
+        assert ElementTree.parse(svg).getroot().tag.endswith("svg") and "nan" not in svg.read_text()
+    return files
+
+
 def test_samples_are_members_beside_the_truth_that_rain_as_much(run: Path, tmp_path: Path) -> None:
     first = sampled(run, tmp_path, "n=3")
     assert first.name == "ensemble.nc"
@@ -54,6 +69,7 @@ def test_samples_are_members_beside_the_truth_that_rain_as_much(run: Path, tmp_p
         assert blocks[0] == pytest.approx(np.broadcast_to(blocks[1], blocks[0].shape), rel=1e-4, abs=1e-5)
         assert np.abs(members[0] - members[1]).max() > 0
     assert json.loads((tmp_path / "provenance.json").read_text())["sampled"]["mode"] == "prior"
+    assert pictured(tmp_path) == ["maps.png"]
 
 
 @pytest.mark.parametrize("mode", ["prior", "posterior"])
@@ -74,7 +90,7 @@ def test_what_is_no_ensemble_is_written_too(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["prior", "posterior"])
 def test_the_scores_of_a_run_are_those_of_the_file_it_samples(run: Path, tmp_path: Path, mode: str, capsys) -> None:
-    metrics = "metric=[crps,diversity,mass_bias,spread_skill]"
+    metrics = "metric=[crps,diversity,mass_bias,rank_histogram,spectrum]"
     own = tasks.evaluate(
         composed("evaluate", f"run={run}", "members=3", f"mode={mode}", "samples=2", metrics), tmp_path / "run", []
     )
@@ -85,9 +101,19 @@ def test_the_scores_of_a_run_are_those_of_the_file_it_samples(run: Path, tmp_pat
     for name in ("crps", "diversity", "mass_bias"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-4), name
     assert ("has seen the truth" in own.scored) == (mode == "posterior")
+    assert pictured(tmp_path / "run") == ["maps.png", "rank_histogram.svg", "spectra.svg", "temperature.svg"]
+    assert pictured(tmp_path / "file") == ["maps.png", "rank_histogram.svg", "spectra.svg"]
     written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert {each["name"] for each in written["scores"]} == set(ours) and written["verdict"]
     assert Stored(file).blocks == "blocks as the file has them"
+
+
+def test_members_that_are_too_much_alike_are_named() -> None:
+    alike, apart = Score("diversity_ratio", 0.2, note="outside 0.5 to 2"), Score("diversity_ratio", 0.85, note="within")
+    (said,) = too_alike([Score("crps", 1.0), alike])
+    assert "0.2 of what fields under nearly equal conditions do (outside 0.5 to 2)" in said
+    assert too_alike([apart]) == too_alike([]) == too_alike([alike._replace(value=3.0)]) == []
+    assert counted([alike]) == "1 independent block, so no intervals" and "7" in counted([alike._replace(blocks=7)])
 
 
 def test_the_price_is_printed_before_and_epochs_are_chosen_by_the_calibrated_bound(run: Path) -> None:
@@ -103,6 +129,7 @@ def test_the_price_is_printed_before_and_epochs_are_chosen_by_the_calibrated_bou
     ("typed", "words"),
     [
         (["file=a.nc", "run=b"], "give one of the two"),
+        (["run=b", "truth=obs"], "truth names a variable of file="),
         (["file=a.nc", "members=3"], "members is of a run's own ensemble"),
         (["run=b", "mode=interpolate"], "none of prior, posterior"),
         (["run=b", "members=0"], "members must be at least 1"),
@@ -116,9 +143,13 @@ def test_what_an_evaluation_cannot_mean_is_refused(typed, words) -> None:
 
 def test_a_file_is_scored_from_the_command_line(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     file = sampled(run, tmp_path / "samples", "n=2")
-    monkeypatch.setattr(
-        "sys.argv", ["vaecollapse-evaluate", f"file={file}", "metric=[crps]", f"hydra.run.dir={tmp_path}/out"]
-    )
+    with xr.open_dataset(file) as given:  # two variables of the truth's shape: one is to be named
+        given.load().assign(other=given["pr_truth"]).rename(pr_truth="gauge").to_netcdf(tmp_path / "theirs.nc")
+    typed = ["vaecollapse-evaluate", f"file={tmp_path}/theirs.nc", "metric=[crps]", f"hydra.run.dir={tmp_path}/out"]
+    monkeypatch.setattr("sys.argv", typed)
+    assert evaluate_command() == 1
+    assert "type truth=gauge" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", [*typed, "truth=gauge"])
     assert evaluate_command() == 0
     assert "crps" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["scores"][0]["name"] == "crps"

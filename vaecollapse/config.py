@@ -210,6 +210,8 @@ class EvaluateSchema(ReadSchema):
     samples: int = MISSING
     examples: int | None = None
     file: str | None = None
+    variable: str | None = None
+    truth: str | None = None
     members: int | None = None
     mode: str | None = None
     temperature: float | None = None
@@ -404,6 +406,8 @@ def check_evaluation(cfg: DictConfig, schema: type = EvaluateSchema) -> None:
     out of range or has no value."""
     if OmegaConf.select(cfg, "file") is not None:
         _check_file(cfg)
+    elif given := [name for name in ("variable", "truth") if cfg.get(name) is not None]:
+        raise Refused(f"{given[0]} names a variable of file=, and no file is given: leave it out")
     if missing := [str(key) for key in cfg if OmegaConf.is_missing(cfg, key)]:
         raise Refused(f"{missing[0]} has no value: type {missing[0]}=outputs/train/<time>, a run directory")
     _hold_to(schema, cfg)

@@ -615,6 +615,12 @@ def remarks(held_out: Readings, training: Readings, facts: Facts, mechanisms: li
             "z never sees what is decoded (a variational information bottleneck): R bounds what c may tell of it"
         )
     said += beaten_by(held_out)
+    varied, reference = value(held_out, "diversity_prior"), value(held_out, "diversity_reference")
+    if "gap_5" in held_out and varied < facts.bars.varied * reference:  # under a continuous condition
+        said.append(
+            f"prior samples under one condition vary by {varied:.3g} where examples vary by {reference:.3g}: the "
+            "condition tells the rest, or members are too much alike (of fields see vaecollapse-evaluate)"
+        )
     if facts.unsettled is not None and facts.unsettled > facts.bars.unsettled:
         said.append(f"gap or R moved {facts.unsettled:.0%} over the last fifth of training: it has not settled")
     return said + (in_numbers(held_out, facts) if facts.arithmetic else [])

@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..batch import Batch
+from ..batch import Batch, collate
 from ..nn.rain import RainTransform
 from ..refusal import Refused
 from ..writers.base import Writer
-from ..writers.ensembles import EnsembleWriter
-from ..writers.netcdf import Ensemble
+from ..writers.ensembles import EnsembleWriter, Frame
+from ..writers.netcdf import Places
 from ..writers.numbers import NumbersWriter
 from .base import VAEData
 
@@ -163,28 +163,28 @@ class FieldData(VAEData):
             return NumbersWriter(folder, form)
         return EnsembleWriter(folder, form, frame=self.frame)
 
-    def frame(self, split: str) -> Ensemble:
-        """The truth of a split and where its fields lie, NaN where there are no data; no members yet."""
+    def frame(self, split: str) -> Frame:
+        """Where the fields of a split lie, and their truth."""
         dataset = getattr(self.splits, split)
         count = len(dataset)
-        batch = self.examples(split, count)
-        truth = batch.x[:, 0].numpy()
-        if batch.mask is not None:
-            truth = np.where(batch.mask[:, 0].numpy(), truth, np.float32(np.nan))
         places = [self.place(split, position) for position in range(count)]
-        blocks = [self.block(split, position) for position in range(count)]
-        return Ensemble(
-            np.zeros((0, *truth.shape), np.float32),
-            truth,
+        found = Places(
             np.array([place.time for place in places], float),
             np.stack([place.y for place in places]).astype(float),
             np.stack([place.x for place in places]).astype(float),
             np.array([place.window for place in places]),
-            np.array(blocks),
+            np.array([self.block(split, position) for position in range(count)]),
             np.arange(count),
             self.axes,
             unit=str(self.facts["unit"]),
         )
+
+        def truth(rows: Sequence[int]) -> Float32[np.ndarray, "n height width"]:
+            batch = collate([dataset[row] for row in rows])
+            x = batch.x[:, 0].numpy()
+            return x if batch.mask is None else np.where(batch.mask[:, 0].numpy(), x, np.float32(np.nan))
+
+        return Frame(found, truth)
 
 
 def _copied(transform: RainTransform) -> RainTransform:

@@ -36,22 +36,23 @@ class Stored:
                 f"{path} has the dimensions {', '.join(map(str, self.dataset.dims))}, none of which is {missing[0]}: "
                 f"name one {' or '.join(NAMES[missing[0]][:3])}, or give its coordinate a CF standard_name or axis"
             )
-        self.members = self._variable(members, "members", with_member=True)
-        self.truth = self._variable(truth, "truth", with_member=False)
+        self.members = self._variable(members, "members", "variable", with_member=True)
+        self.truth = self._variable(truth, "truth", "truth", with_member=False)
         self.unit, self.factor = self._unit(self.members)
         truth_unit, self.truth_factor = self._unit(self.truth)
         if truth_unit != self.unit:
             raise Refused(f"members of {path} are in {self.unit} and the truth in {truth_unit}: give both in one unit")
         self.block, self.blocks = self._blocks()
 
-    def _variable(self, name: str | None, what: str, *, with_member: bool) -> str:
-        """The variable that has all dimensions, with members or without."""
+    def _variable(self, name: str | None, what: str, key: str, *, with_member: bool) -> str:
+        """The variable that has all dimensions, with members or without; `key` is what a user names it by."""
         there = {str(key): set(variable.dims) for key, variable in self.dataset.data_vars.items()}
         wanted = set(self.dims.values()) - (set() if with_member else {self.dims["member"]})
         fitting = [key for key, dims in there.items() if dims == wanted]
         if name is not None and name not in fitting:
             raise Refused(
-                f"{name} is no variable of {self.path} with ({', '.join(wanted)}): there are {', '.join(there)}"
+                f"{key}={name} is no variable of {self.path} with ({', '.join(sorted(wanted))}): there are "
+                f"{', '.join(there) or 'none'}"
             )
         named = [key for key in fitting if any(word in key.lower() for word in TRUTHS)]
         left = [name] if name else fitting if len(fitting) == 1 else named if not with_member else []
@@ -62,7 +63,7 @@ class Stored:
             raise Refused(
                 f"{self.path} has no {what}, a variable with ({shape}): there are {', '.join(there) or 'none'}"
             )
-        raise Refused(f"{self.path} may have its {what} in {' or '.join(fitting)}: say which with {what}={fitting[0]}")
+        raise Refused(f"{self.path} may have its {what} in {' or '.join(fitting)}: type {key}={fitting[0]}")
 
     def _unit(self, name: str) -> tuple[str, float]:
         """mm/day, mm/h or mm, and what makes it so by multiplication."""
@@ -116,14 +117,15 @@ class Stored:
         return self.dataset.sizes[self.dims["member"]]
 
     def parts(self, times: int = 64) -> Iterator[tuple[Fields, Float32[Tensor, "members n height width"]]]:
-        """Truth and members in mm, so many times at once; pairs of a window and a time without data are left out."""
+        """Truth and members in mm, about `times` fields at once, without pairs of a window and a time with no data."""
         area, total = self._area(), self.dataset.sizes[self.dims["time"]]
         block, windows = torch.from_numpy(self.block), len(self.block)
         position = self._label("position") if "position" in self.dataset.variables else None
         index = np.arange(windows * total).reshape(windows, total) if position is None else position
         place = torch.arange(windows)[:, None].expand(windows, total)
-        for start in range(0, total, times):
-            of = slice(start, start + times)
+        step = max(1, times // windows)
+        for start in range(0, total, step):
+            of = slice(start, start + step)
             truth = self._read(self.truth, self.truth_factor, of)[0]
             members = self._read(self.members, self.factor, of)
             there = torch.isfinite(truth).any((-2, -1))

@@ -19,6 +19,7 @@ from ..detectors.base import Detector, Finding
 from ..diagnosis import Facts, Verdict, bars_of, diagnose
 from ..diagnosis import value as value_of
 from ..elbo import ELBO, Objective, Progress
+from ..ensembles.pictures import write as write_pictures
 from ..evaluation import beside, blocks_of, bound, distinct, per_token, read, reconstruction, spread
 from ..metrics.base import Score
 from ..refusal import Refused
@@ -28,7 +29,7 @@ from ..training import Training
 from ..vae import PART, VAE
 from .building import build_model, made, prepared, quiet_lightning
 from .recording import other_data, record_start
-from .scoring import as_dicts, scored
+from .scoring import as_dicts, scored, too_alike
 
 log = logging.getLogger(__name__)
 EVALUATION_BLOCK = 256  # as the monitor reads its probes
@@ -109,19 +110,21 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     training = made("the readings", lambda: readings(own_split)) if cfg.split != "train" else None
     figures = made("the figures", lambda: measured(module, examples, data, weights, seed=seed, samples=cfg.samples))
     figures |= per_token(figures, nulls, given)
-    judged, of = scored(module, data, cfg, examples.positions, seed=seed)
+    judged = scored(module, data, cfg, examples.positions, seed=seed, overrides=overrides)
     # of a foreign command line nothing is composed, so nothing is prescribed
     facts = facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train")
     verdict = diagnose(found, training, facts)._replace(prescriptions=[])
+    verdict = verdict._replace(findings=[*verdict.findings, *too_alike(judged.scores)])
     run, told = Run(directory), run_.told(cfg.split, len(examples))
     record_start(run, cast(DictConfig, OmegaConf.merge(cfg, {"seed": seed})), overrides, data)
     run.write("provenance.json", run.read("provenance.json") | {"evaluated": told, "trained": provenance})
     content = {**told, **verdict.as_dict(), "figures": {name: figure(each) for name, each in figures.items()}}
-    if judged:
-        content |= {"scored": of, "scores": as_dicts(judged)}
+    if judged.scores:
+        content |= {"scored": judged.what, "scores": as_dicts(judged.scores)}
     run.write("evaluation.json", content)
+    write_pictures(directory / "pictures", judged.pictures)
     what = f"{len(examples)} {cfg.split} examples, {run_.named(cfg.run)}"
-    return Evaluated(verdict, figures, what, directory, judged, of)
+    return Evaluated(verdict, figures, what, directory, judged.scores, judged.what)
 
 
 def moved(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -10,6 +10,10 @@ from typing import NamedTuple, cast
 from omegaconf import DictConfig, OmegaConf
 
 from ..batch import Batch, collate
+from ..datasets.fields import FieldData
+from ..ensembles.pictures import Picture, maps
+from ..ensembles.pictures import write as write_pictures
+from ..ensembles.reading import Stored
 from ..evaluation import quiet
 from ..refusal import Refused
 from ..run import Run
@@ -19,6 +23,7 @@ from ..writers.ensembles import EnsembleWriter
 from .building import made
 from .measuring import Opened, opened
 from .recording import record_start
+from .scoring import condition_name, condition_of
 
 log = logging.getLogger(__name__)
 USUAL = {"prior": 16, "posterior": 16, "interpolate": 4, "traverse": 3}
@@ -50,7 +55,7 @@ def sample(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Sample
         if of_members:
             n, total, more = members_of(cfg, held)
             told = {"mode": cfg.mode, "temperature": float(asked.get("temperature", 1.0)), "split": cfg.split}
-            cast(EnsembleWriter, writer).begin(cfg.split, n, told)
+            cast(EnsembleWriter, writer).begin(cfg.split, told)
             asked |= more
         else:
             n = total = count_of(cfg.n, cfg.mode, limit)
@@ -61,10 +66,21 @@ def sample(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Sample
         told = run_.told(cfg.split, n) | {"mode": cfg.mode}
         run.write("provenance.json", run.read("provenance.json") | {"sampled": told, "trained": run_.provenance})
         write(writer, blocks, total)
+    if of_members and isinstance(run_.data, FieldData):
+        write_pictures(directory / "pictures", looked_at(writer.first, run_.data, cfg.split))
     what = f"{n} of mode={cfg.mode}"
     if of_members:
         what = f"{n} members of each of {held.count} {cfg.split} examples, mode={cfg.mode}"
     return Sampled(f"{what}, {run_.named(cfg.run)}", str(writer.first), directory)
+
+
+def looked_at(file: Path, data: FieldData, split: str) -> list[Picture]:
+    """Maps of the members that were written."""
+    stored = Stored(file)
+    try:
+        return maps(stored, coarse=condition_of(data, split), called=condition_name(data))
+    finally:
+        stored.close()
 
 
 def members_of(cfg: DictConfig, held: Held) -> tuple[int, int, dict[str, int]]:

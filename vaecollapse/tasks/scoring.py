@@ -1,8 +1,9 @@
 """Ensembles of a trained run, drawn as they are scored, and of a file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from ..batch import Batch, collate
 from ..datasets.base import VAEData
 from ..datasets.fields import FieldData
 from ..elbo import draw, noise
+from ..ensembles import pictures
+from ..ensembles.pictures import Picture
 from ..ensembles.reading import Stored
 from ..ensembles.scoring import scores
 from ..evaluation import quiet
@@ -40,6 +43,14 @@ class Scored(NamedTuple):
     scores: list[Score]
     what: str
     directory: Path
+
+
+class Judged(NamedTuple):
+    """The scores of a run's own ensemble, of what they are, and what it looks like; empty where data are no fields."""
+
+    scores: list[Score] = []
+    what: str = ""
+    pictures: list[Picture] = []
 
 
 class Drawn:
@@ -109,39 +120,88 @@ def metrics_of(cfg: DictConfig) -> Mapping[str, Metric]:
     return found
 
 
+def condition_of(data: FieldData, split: str) -> Callable[[Int[Tensor, " n"]], Float[Tensor, "n height width"]]:
+    """The condition's first channel, for positions in a split."""
+    dataset = getattr(data.splits, split)
+
+    def take(index: Int[Tensor, " n"]) -> Float[Tensor, "n height width"]:
+        context = collate([dataset[position] for position in index.tolist()]).context
+        assert context is not None
+        return context[:, 0]
+
+    return take
+
+
+def condition_name(data: FieldData) -> str:
+    """What that channel is."""
+    first, *_ = cast(Sequence[str], data.facts["channels"])
+    return first.split()[-1]
+
+
 def scored(
-    module: Training, data: VAEData, cfg: DictConfig, positions: Sequence[int], *, seed: int
-) -> tuple[list[Score], str]:
-    """The scores of the ensemble that a run draws for a split, and what they are of; none where data are no fields."""
+    module: Training, data: VAEData, cfg: DictConfig, positions: Sequence[int], *, seed: int,
+    overrides: Sequence[str] = (),
+) -> Judged:  # fmt: skip
+    """The ensemble that a run draws for a split, scored and pictured. Refused where data are no fields and something
+    was typed that only fields have."""
     if not isinstance(data, FieldData):
-        if given := [key for key in OF_ENSEMBLES if cfg.get(key) is not None]:
+        given = [key for key in OF_ENSEMBLES if cfg.get(key) is not None]
+        given += [line for line in overrides if re.match(r"[+~]*metric\b", line)]
+        if given:
             raise Refused(f"{given[0]} has no effect: this run's data are no fields, so leave it out")
-        return [], ""
+        return Judged()
     if not (metrics := metrics_of(cfg)):
-        return [], ""
+        return Judged()
     count, mode = cfg.members or MEMBERS, cfg.mode or "prior"
     temperature = 1.0 if cfg.temperature is None else float(cfg.temperature)
     drawn = Drawn(module, data, cfg.split, positions, count=count, mode=mode, temperature=temperature, seed=seed)
     analogs = Library(data, cfg.split, max(2, count))
     found = made("the scores", lambda: scores(drawn, metrics, analogs=analogs))
     seen = ", whose z has seen the truth" if mode == "posterior" else ""
-    return found, f"{count} members in {mode} mode{seen}, temperature {temperature:g}, {data.facts['unit']}"
+    what = f"{count} members in {mode} mode{seen}, temperature {temperature:g}, {data.facts['unit']}, {counted(found)}"
+
+    def at(mode: str, temperature: float) -> Drawn:
+        few = positions[: pictures.LOOKED_AT]
+        return Drawn(module, data, cfg.split, few, count=6, mode=mode, temperature=temperature, seed=seed)
+
+    looked = pictures.maps(drawn, coarse=condition_of(data, cfg.split), called=condition_name(data))
+    return Judged(found, what, [*looked, *pictures.of_metrics(metrics), *pictures.of_temperatures(at)])
 
 
 def score_file(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Scored:
     """The scores of an ensemble in a file, ours or anybody's. Raises Refused where that cannot be read."""
-    stored = Stored(cfg.file)
+    stored, metrics = Stored(cfg.file, members=cfg.variable, truth=cfg.truth), metrics_of(cfg)
     try:
-        found = made("the scores", lambda: scores(stored, metrics_of(cfg)))
+        found = made("the scores", lambda: scores(stored, metrics))
+        looked = [*pictures.maps(stored), *pictures.of_metrics(metrics)]
     finally:
         stored.close()
-    what = f"{stored.count} members of {cfg.file}, {stored.unit}, {stored.blocks}"
+    what = f"{stored.count} members of {cfg.file}, {stored.unit}, {stored.blocks}, {counted(found)}"
     run = Run(directory)
     run.write("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     run.write("overrides.txt", "".join(f"{line}\n" for line in overrides))
     run.write("provenance.json", provenance())
     run.write("evaluation.json", {"file": str(Path(cfg.file).resolve()), "what": what, "scores": as_dicts(found)})
+    pictures.write(directory / "pictures", looked)
     return Scored(found, what, directory)
+
+
+def counted(found: Sequence[Score]) -> str:
+    """How many independent blocks the scores are of."""
+    blocks = max((each.blocks for each in found), default=0)
+    return f"{blocks} independent blocks" if blocks > 1 else "1 independent block, so no intervals"
+
+
+def too_alike(found: Sequence[Score]) -> list[str]:
+    """Said where members differ less than healthy ones do, whatever the readings of the latent are."""
+    ratio = next((each for each in found if each.name == "diversity_ratio" and each.note.startswith("outside")), None)
+    if ratio is None or ratio.value is None or ratio.value >= 1:
+        return []
+    return [
+        f"members are too much alike: they differ by {ratio.value:.2g} of what fields under nearly equal conditions do "
+        f"({ratio.note}); beside a distance the best member is a median field, and only a density "
+        "(likelihood=bernoulli_gamma) makes draws of them"
+    ]
 
 
 def as_dicts(found: Sequence[Score]) -> list[dict[str, Any]]:

@@ -1,68 +1,99 @@
 """Members of an ensemble as one NetCDF file, the truth beside them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar
+from types import TracebackType
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
 from .base import Made, Writer
-from .netcdf import Ensemble, write, write_columns
+from .netcdf import EnsembleFile, Places, new, write_columns
 
-Frame = Callable[[str], Ensemble]  # of a split: the truth and where its fields lie, with no members yet
+PART = 64  # fields of the truth read at a time
+
+
+class Frame(NamedTuple):
+    """Where a split's fields lie, and what reads some of their truth, NaN where there are no data."""
+
+    places: Places
+    truth: Callable[[Sequence[int]], Float32[np.ndarray, "n height width"]]
 
 
 class EnsembleWriter(Writer):
     """After `begin`, `ensemble.nc`: each example of a split with so many members. Samples come member by member, each
-    under every example's condition in turn, or with all their members as the columns `draw_1` …; what an interrupted
-    sampling leaves are the members that are whole. Else `samples.nc`, each column a variable (sample, y, x).
-
-    All samples are held until the end, 4 bytes a cell. (npz is what `NumbersWriter` writes.)
+    under every example's condition in turn, or with all their members as the columns `draw_1` …, and are written as
+    they come; what an interrupted sampling leaves are the members that are whole. Else `samples.nc`, each column a
+    variable (sample, y, x), held until the end. (npz is what `NumbersWriter` writes.)
     """
 
     formats: ClassVar[tuple[str, ...]] = ("nc", "npz")
 
-    def __init__(self, folder: Path, form: str | None = None, *, frame: Frame) -> None:
+    def __init__(self, folder: Path, form: str | None = None, *, frame: Callable[[str], Frame]) -> None:
         super().__init__(folder, form)
-        self.frame, self.done = frame, 0
-        self.ensemble: Ensemble | None = None
+        self.frame, self.done, self.masked = frame, 0, False
+        self.begun: Frame | None = None
+        self.file: EnsembleFile | None = None
+        self.open = ExitStack()
         self.loose: dict[str, list[np.ndarray]] = {}
 
     @property
     def first(self) -> Path:
-        return self.folder / ("samples.nc" if self.ensemble is None else "ensemble.nc")
+        return self.folder / ("samples.nc" if self.begun is None else "ensemble.nc")
 
-    def begin(self, split: str, count: int, about: Mapping[str, str | float | int]) -> None:
-        """Makes room for `count` members of every example of the split."""
-        frame = self.frame(split)
-        members = np.full((count, *frame.truth.shape), np.nan, np.float32)
-        self.ensemble, self.done = frame._replace(members=members, about=about), 0
+    def begin(self, split: str, about: Mapping[str, str | float | int]) -> None:
+        """What follows are members of every example of the split."""
+        places, truth = self.frame(split)
+        self.begun = Frame(places._replace(about=about), truth)
 
     def add(self, made: Made) -> None:
-        if self.ensemble is None:
+        if self.begun is None:
             for name, values in made.columns.items():
                 self.loose.setdefault(name, []).append(values[:, 0])
             return
-        fields: Float32[np.ndarray, "members n height width"] = self.ensemble.members
-        size = fields.shape[1]
+        file, size = self.file or self._file(self.begun), len(self.begun.places.time)
         if "sample" in made.columns:
-            numbers = np.arange(made.start, made.start + len(made.columns["sample"]))
-            fields[numbers // size, numbers % size] = made.columns["sample"][:, 0]
-            self.done = (made.start + len(numbers)) // size
+            for number, values in enumerate(made.columns["sample"][:, 0], made.start):
+                self._put(file, number // size, number % size, values)
+                self.done = (number + 1) // size
             return
-        draws = [values for name, values in made.columns.items() if name.startswith("draw_")]
-        rows = slice(made.start, made.start + len(draws[0]))
-        for member, values in zip(fields, draws, strict=True):
-            member[rows] = values[:, 0]
-        self.done = len(fields) if rows.stop == size else 0
+        draws = [values[:, 0] for name, values in made.columns.items() if name.startswith("draw_")]
+        for member, values in enumerate(draws):
+            for row, field in enumerate(values, made.start):
+                self._put(file, member, row, field)
+        self.done = len(draws) if made.start + len(draws[0]) == size else 0
+
+    def _file(self, begun: Frame) -> EnsembleFile:
+        """Begins the file, with the truth."""
+        file, size = self.open.enter_context(new(self.first, begun.places)), len(begun.places.time)
+        for start in range(0, size, PART):
+            for row, field in enumerate(begun.truth(range(start, min(start + PART, size))), start):
+                file.put_truth(row, field)
+                self.masked |= bool(np.isnan(field).any())
+        self.file = file
+        return file
+
+    def _put(self, file: EnsembleFile, member: int, row: int, field: np.ndarray) -> None:
+        """A member's field, with no number where the truth has none."""
+        if self.masked:
+            field = np.where(np.isnan(file.truth[file.at(row)]), np.float32(np.nan), field)
+        file.put(member, row, field)
 
     def finish(self) -> None:
-        """The file, of the members that are whole; none where there are none."""
         if self.loose:
             write_columns(self.first, {name: np.concatenate(parts) for name, parts in self.loose.items()})
-        if self.ensemble is None or not self.done:
-            return
-        there = np.isfinite(self.ensemble.truth)
-        members = np.where(there, self.ensemble.members[: self.done], np.float32(np.nan))
-        write(self.first, self.ensemble._replace(members=members))
+        if self.file is not None and self.done:
+            self.file.keep(self.done)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The file takes its name, with the members that are whole; where there are none, it vanishes."""
+        if self.done or self.file is None:
+            with self.open:
+                self.finish()
+        else:
+            cause = error or ValueError("no member is whole")
+            self.open.__exit__(type(cause), cause, trace)

@@ -1,6 +1,7 @@
-"""An ensemble as CF NetCDF, the truth beside the members."""
+"""An ensemble as CF NetCDF, the truth beside it: fields are written one by one, in a file that is whole or absent."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,16 +25,14 @@ def xarray() -> Any:
     return xarray
 
 
-class Ensemble(NamedTuple):
-    """Members in mm with the truth, field by field (`N` pairs of a window and a time), NaN where there is no data.
+class Places(NamedTuple):
+    """When and where fields lie (`n` pairs of a window and a time).
 
     `time` in the units of `axes["time"]`; `y` and `x` the centres of each field's cells. `axes` has for `time`, `y` and
     `x` a `name` and CF attributes. `position`: in the split the fields are of. `about`: what a reader should know,
     such as mode and temperature.
     """
 
-    members: Float32[np.ndarray, "members n height width"]
-    truth: Float32[np.ndarray, "n height width"]
     time: Float[np.ndarray, " n"]
     y: Float[np.ndarray, "n height"]
     x: Float[np.ndarray, "n width"]
@@ -47,18 +46,82 @@ class Ensemble(NamedTuple):
     about: Mapping[str, str | float | int] = {}
 
 
-def write(path: Path | str, ensemble: Ensemble) -> None:
-    """CF NetCDF with dims (member, window, time, y, x), or (member, time, lat, lon) for a single window; coordinates
-    and attributes kept, the truth as NAME_truth.
+class Ensemble(NamedTuple):
+    """Members in mm with the truth, field by field, NaN where there is no data, and where they lie."""
 
-    Written beside its place and renamed: whole or not at all.
+    members: Float32[np.ndarray, "members n height width"]
+    truth: Float32[np.ndarray, "n height width"]
+    places: Places
+
+
+class EnsembleFile:
+    """The members and the truth of an ensemble, each written when it is there: memory does not grow with them."""
+
+    def __init__(self, file: Any, places: Places) -> None:
+        self.file, name = file, places.name
+        _, self.w = np.unique(places.window, return_inverse=True)
+        _, self.t = np.unique(places.time, return_inverse=True)
+        self.several = bool(self.w.max(initial=0))
+        y, x = places.y.shape[1], places.x.shape[1]
+        dims = grid_dims(places)
+        chunk = (*(1,) * (len(dims) - 2), y, x)  # a field
+        packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fillvalue": np.float32(np.nan)}
+        file.dimensions["member"] = None
+        self.members = file.create_variable(name, ("member", *dims), "f4", chunks=(1, *chunk), **packed)
+        self.truth = file.create_variable(f"{name}_truth", dims, "f4", chunks=chunk, **packed)
+        beside = {"coordinates": " ".join(sorted(set(_coordinates(places)) - set(dims)))}
+        for variable, said in ((self.members, {}), (self.truth, {"long_name": "what was observed"})):
+            variable.attrs.update({"units": places.unit, **places.attributes, **beside, **said})
+
+    def at(self, row: int) -> tuple[int, ...]:
+        """Where a field stands on the grid of windows and times."""
+        return (int(self.w[row]), int(self.t[row])) if self.several else (int(self.t[row]),)
+
+    def put_truth(self, row: int, field: Float32[np.ndarray, "height width"]) -> None:
+        self.truth[self.at(row)] = field
+
+    def put(self, member: int, row: int, field: Float[np.ndarray, "height width"]) -> None:
+        """A member's field."""
+        if member >= self.members.shape[0]:
+            self.file.resize_dimension("member", member + 1)
+        self.members[(member, *self.at(row))] = field
+
+    def keep(self, count: int) -> None:
+        """Leaves so many members, and numbers them."""
+        self.file.resize_dimension("member", count)
+        number = self.file.create_variable("member", ("member",), "i8", data=np.arange(count))
+        number.attrs.update({"standard_name": "realization", "units": "1"})
+
+
+@contextmanager
+def new(path: Path, places: Places) -> Iterator[EnsembleFile]:
+    """CF NetCDF with dims (member, window, time, y, x), or (member, time, lat, lon) for a single window; coordinates
+    and attributes kept, the truth as NAME_truth; a pair of a window and a time that is not there is NaN.
+
+    Written beside its place, and renamed when the block ends.
     """
-    path, dataset = Path(path), _dataset(ensemble)
+    library = xarray()
+    import h5netcdf
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    packed = {"zlib": True, "complevel": 1, "_FillValue": np.float32(np.nan)}
-    fields = (ensemble.name, f"{ensemble.name}_truth")
+    dataset = library.Dataset({}, _coordinates(places))
     with whole(path, sync=True) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=dict.fromkeys(fields, packed))
+        dataset.to_netcdf(temporary, engine="h5netcdf")
+        with h5netcdf.File(temporary, "a") as file:
+            file.attrs.pop("coordinates", None)  # said of each variable, as CF has it
+            file.attrs.update({"Conventions": "CF-1.11", "source": "vaecollapse", **places.about})
+            yield EnsembleFile(file, places)
+
+
+def write(path: Path | str, ensemble: Ensemble) -> None:
+    """A whole ensemble; see `new`."""
+    with new(Path(path), ensemble.places) as file:
+        for row, field in enumerate(ensemble.truth):
+            file.put_truth(row, field)
+        for number, member in enumerate(ensemble.members):
+            for row, field in enumerate(member):
+                file.put(number, row, field)
+        file.keep(len(ensemble.members))
 
 
 def write_columns(path: Path, columns: Mapping[str, Float32[np.ndarray, "sample height width"]]) -> None:
@@ -68,42 +131,36 @@ def write_columns(path: Path, columns: Mapping[str, Float32[np.ndarray, "sample 
         dataset.to_netcdf(temporary, engine="h5netcdf")
 
 
-def _dataset(ensemble: Ensemble) -> Any:
-    """The fields on the grid of all windows and all times; a pair that is not there is NaN."""
-    windows, w = np.unique(ensemble.window, return_inverse=True)
-    times, t = np.unique(ensemble.time, return_inverse=True)
-    window = ("window",) if len(windows) > 1 else ()
-    names = {axis: str(ensemble.axes[axis]["name"]) for axis in ("time", "y", "x")}
-    time, y, x = (names["time"], "y", "x") if window else names.values()
-    shape, own = (*window, time, y, x), [np.flatnonzero(w == number)[0] for number in range(len(windows))]
+def grid_dims(places: Places) -> tuple[str, ...]:
+    """The truth's dimensions; those of a single window have their names in the record."""
+    names = [str(places.axes[axis]["name"]) for axis in ("time", "y", "x")]
+    return ("window", names[0], "y", "x") if len(np.unique(places.window)) > 1 else tuple(names)
 
-    def spread(values: np.ndarray, nothing: float | int) -> np.ndarray:
-        grid = np.full((*values.shape[:-3], len(windows), len(times), *values.shape[-2:]), nothing, values.dtype)
-        grid[..., w, t, :, :] = values
-        return grid if window else grid[..., 0, :, :, :]
+
+def _coordinates(places: Places) -> dict[str, Any]:
+    """Times, windows, centres of cells, blocks and positions, as xarray takes them."""
+    windows, w = np.unique(places.window, return_inverse=True)
+    times, t = np.unique(places.time, return_inverse=True)
+    *window, time, y, x = grid_dims(places)
+    names = {axis: str(places.axes[axis]["name"]) for axis in ("time", "y", "x")}
+    first = [int(np.flatnonzero(w == number)[0]) for number in range(len(windows))]
 
     def label(values: np.ndarray, said: str) -> tuple[tuple[str, ...], np.ndarray, dict[str, str]]:
-        return (*window, time), spread(values.astype(np.int64)[:, None, None], -1)[..., 0, 0], {"long_name": said}
+        grid = np.full((len(windows), len(times)), -1)
+        grid[w, t] = values
+        return (*window, time), grid if window else grid[0], {"long_name": said}
 
     def centres(axis: str, dimension: str, values: np.ndarray) -> dict[str, Any]:
         name = names[axis] if not window or names[axis] != dimension else f"{dimension}_of_window"
-        said = {key: value for key, value in ensemble.axes[axis].items() if key != "name"}
-        return {name: ((*window, dimension), values[own] if window else values[own[0]], said)}
+        said = {key: value for key, value in places.axes[axis].items() if key != "name"}
+        return {name: ((*window, dimension), values[first] if window else values[first[0]], said)}
 
-    dated = {key: value for key, value in ensemble.axes["time"].items() if key != "name"}
-    coordinates = {
-        "member": ("member", np.arange(len(ensemble.members)), {"standard_name": "realization", "units": "1"}),
+    dated = {key: value for key, value in places.axes["time"].items() if key != "name"}
+    return {
         time: (time, times, {"standard_name": "time", "axis": "T"} | dated),
-        "block": label(ensemble.block, "independent block, -1 for none"),
-        "position": label(ensemble.position, "position in the split, -1 for none"),
+        "block": label(places.block, "independent block, -1 for none"),
+        "position": label(places.position, "position in the split, -1 for none"),
         **({"window": ("window", windows, {"long_name": "place the fields were cut from"})} if window else {}),
-        **centres("y", y, ensemble.y),
-        **centres("x", x, ensemble.x),
+        **centres("y", y, places.y),
+        **centres("x", x, places.x),
     }
-    about = {"units": ensemble.unit, **ensemble.attributes}
-    variables = {
-        ensemble.name: (("member", *shape), spread(ensemble.members, np.nan), about),
-        f"{ensemble.name}_truth": (shape, spread(ensemble.truth, np.nan), about | {"long_name": "what was observed"}),
-    }
-    attributes = {"Conventions": "CF-1.11", "source": "vaecollapse", **ensemble.about}
-    return xarray().Dataset(variables, coordinates, attributes)
