@@ -10,6 +10,7 @@ has ended is not repeated.
 
 import argparse
 import contextlib
+import hashlib
 import io
 import shutil
 import statistics
@@ -171,8 +172,9 @@ READINGS = {"rate": "R", "klr": "KLr", "fb_percent": "fb%", "gap": "value of z",
 
 def directory(job: Job, seed: int, folder: Path) -> Path:
     """By what is run, so that two questions share a row."""
-    words = "".join(c if c.isalnum() or c == "." else "_" for c in " ".join(job.overrides[1:]))
-    return folder / f"{job.overrides[0].partition('=')[2]}{words}{'_after' * bool(job.after)}" / str(seed)
+    said = " ".join(job.overrides)
+    digest = hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
+    return folder / f"{job.overrides[0].partition('=')[2]}_{digest}{'_after' * bool(job.after)}" / str(seed)
 
 
 def trained(job: Job, seed: int, folder: Path, more: Sequence[str], origin: Path | None) -> Trial:
@@ -190,7 +192,8 @@ def trained(job: Job, seed: int, folder: Path, more: Sequence[str], origin: Path
 def course(run: Run) -> dict[str, float]:
     """KLr at the end; its growth at the full weight, as the mean over validations of training's last quarter less that
     of the quarter before; the largest distance of two validations in that half, a swing that a growth must exceed to be
-    one; how far the end lies above the largest KLr of the warm-up; and the last floor."""
+    one; how far the end lies above the largest KLr of the warm-up (all three where there are validations enough); and the
+    last floor."""
     readings = run.read("verdict.json")["readings"]
     units = readings["units"]["value"]
     rows = [row for row in run.lines("metrics.jsonl") if "val/latent/rate" in row and "val/distortion" in row]
@@ -199,12 +202,13 @@ def course(run: Run) -> dict[str, float]:
         [row["val/latent/rate"] / units for row in rows if low < row["step"] / end <= high]
         for low, high in ((-1, 0.5), (0.5, 0.75), (0.75, 1))
     )
-    found = {
-        "klr": readings["rate"]["value"] / units,
-        "klr_grown": statistics.fmean(last) - statistics.fmean(before),
-        "klr_swing": max(before + last) - min(before + last),
-        "klr_over_ramp": last[-1] - max(ramp),
-    }
+    found = {"klr": readings["rate"]["value"] / units}
+    if ramp and before and last:
+        found |= {
+            "klr_grown": statistics.fmean(last) - statistics.fmean(before),
+            "klr_swing": max(before + last) - min(before + last),
+            "klr_over_ramp": last[-1] - max(ramp),
+        }
     floors = [row["train/objective/floor"] for row in run.lines("metrics.jsonl") if "train/objective/floor" in row]
     return found | ({"last_floor": floors[-1]} if floors else {})
 
