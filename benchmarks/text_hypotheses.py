@@ -192,8 +192,8 @@ def trained(job: Job, seed: int, folder: Path, more: Sequence[str], origin: Path
 def course(run: Run) -> dict[str, float]:
     """KLr at the end; its growth at the full weight, as the mean over validations of training's last quarter less that
     of the quarter before; the largest distance of two validations in that half, a swing that a growth must exceed to be
-    one; how far the end lies above the largest KLr of the warm-up (all three where there are validations enough); and the
-    last floor."""
+    one; how far the end lies above the largest KLr of the warm-up (these three where there are validations enough); and
+    the last floor."""
     readings = run.read("verdict.json")["readings"]
     units = readings["units"]["value"]
     rows = [row for row in run.lines("metrics.jsonl") if "val/latent/rate" in row and "val/distortion" in row]

@@ -40,7 +40,8 @@ class TextVAE(VAE):
     base of the prior's flow where there is one. `context`: what the decoder sees beside the tokens before each. Where
     the data have no prompts there is none to see.
 
-    While training a share `word_dropout` of the tokens before is hidden from the decoder (Bowman 2016).
+    While training a share `word_dropout` of the tokens before is hidden from the decoder (Bowman 2016). Read, it sees
+    them all, so that D of validation is another quantity than that of training, and may be the smaller one.
     """
 
     autoregressive = True
