@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import hashlib
 import io
+import math
 import shutil
 import statistics
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from scipy.special import stdtrit
 
 from vaecollapse import config, tasks
 from vaecollapse.comparison import Trial, compare, table, trial
@@ -65,10 +67,19 @@ def moved(runs: Mapping[str, Sequence[Trial]], row: str, name: str, base: str | 
     return f"{found.mean:+.3g}" + (f" ± {half:.2g}" if found.pairs > 1 else " (one pair)")
 
 
+def of_seeds(trials: Sequence[Trial], name: str) -> str:
+    """`+0.12 ± 0.03`, the mean over seeds with its 95 % interval (Student)."""
+    values = [each.readings[name] for each in trials]
+    if len(values) < 2:
+        return f"{values[0]:+.2g}"
+    half = float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.fmean(values):+.2g} ± {half:.1g}"
+
+
 def of_floors(runs: Mapping[str, Sequence[Trial]]) -> str:
-    names = ("klr_grown", "klr_swing", "klr_over_ramp")
     grown = "; ".join(
-        "{}: {:+.2g} (swing {:.2g}), to the warm-up's largest {:+.2g}".format(row, *(mean(t, name) for name in names))
+        f"{row}: {of_seeds(t, 'klr_grown')} (swing {mean(t, 'klr_swing'):.2g}), to the warm-up's largest "
+        f"{of_seeds(t, 'klr_over_ramp')}"
         for row, t in runs.items()
     )
     return f"KLr from the quarter after the warm-up to the last quarter, {grown}."
