@@ -18,8 +18,8 @@ from .conditions import are_groups, labels
 CEILING_MARGIN = 0.5  # nats below ln N from which the estimate is its ceiling's
 FEWEST = 4  # examples of one matrix
 UNSHARED = (
-    "decoder or prior see a condition (a prompt, say) that hardly two examples share: within one there is nothing to "
-    "compare, and I(x; z | c) is not defined. R bounds it from above; the value of z among like conditions decides"
+    "decoder or prior see a condition that hardly two examples share (a prompt, say, or a continuous one): there is "
+    "nothing to compare within it, and I(x; z | c) is not defined. R bounds it; the value of z among like ones decides"
 )
 
 
