@@ -3,7 +3,8 @@
     python benchmarks/fuzz.py --runs 1000 --seed 0
 
 Overrides are drawn from what `conf/` composes to: every key, group and option, with values good and bad. Some go on
-with a run (resume), start from its weights (init_from), measure it (vaecollapse-evaluate) or read a folder of wavs.
+with a run (resume), start from its weights (init_from), measure it (vaecollapse-evaluate), write samples of it
+(vaecollapse-sample) or read a folder of wavs.
 A case is a forked child in a folder of its own, beside copies of the runs and folders it may name (`Place`), under a
 time limit; a case that fails is printed as a command to type again, which `--one` does.
 """
@@ -76,7 +77,8 @@ BASES = {
         *SMALL,
     ),
 }
-TRAIN, EVALUATE = "vaecollapse-train", "vaecollapse-evaluate"
+TRAIN, EVALUATE, SAMPLE = "vaecollapse-train", "vaecollapse-evaluate", "vaecollapse-sample"
+READS = {EVALUATE: ("figures", "**/evaluation.json"), SAMPLE: ("samples", "**/samples/*")}  # of a run: what each leaves
 UNBOUNDED = ("+trainer.max_steps=2", "max_epochs=1")  # what a run that is gone on with must not be bounded by
 RUNS = {  # trained once, copied beside each case that names one
     "finished": [word for word in BASES["linear"] if word not in UNBOUNDED] + ["max_epochs=2"],
@@ -106,6 +108,7 @@ GARBAGE = (
     "seed=int(2.5)", "seed=float(x)", "\ud7ff=1", "beta=" + "9" * 500, "x" * 3000 + "=1", "model=" + "a/" * 50,
     "beta=${",
 )  # fmt: skip
+TRIED = ("-1", "0", "1", "2", "7", "1.5", "null", "nan", "abc", "''", "[]", "true")  # of a number of a verb
 FLAGS = (
     "--beta", "-x", "--cfg", "--cfg=job", "--info=defaults", "--info=all", "--info=x", "--config-name=nope",
     "--config-dir=/nowhere", "--config-path=/nowhere", "--package=model", "--resolve", "--run", "--help", "--version",
@@ -177,10 +180,13 @@ class Drawer:
     def cases(self) -> Iterator[Case]:
         while True:
             yield Case(["run=finished", "samples=2"], [], EVALUATE)  # most that are drawn are refused
-            yield from (self.case() for _ in range(19))
+            yield Case(["run=finished", "n=2"], [], SAMPLE)
+            yield from (self.case() for _ in range(18))
 
     def case(self) -> Case:
-        draw = self.random.choices((self.new, self.going_on, self.started_from, self.measured), (6, 1, 1, 1))[0]
+        draw = self.random.choices(
+            (self.new, self.going_on, self.started_from, self.measured, self.sampled), (6, 1, 1, 1, 1)
+        )[0]
         return draw()
 
     def going_on(self) -> Case:
@@ -222,13 +228,30 @@ class Drawer:
 
     def measured(self) -> Case:
         """An evaluation, with keys good and bad."""
-        pick, tried = self.random.choice, ("-1", "0", "1", "2", "7", "1.5", "null", "nan", "abc", "''", "[]", "true")
+        return self.read(EVALUATE, {"samples": TRIED, "examples": (*TRIED, "999999999999")})
+
+    def sampled(self) -> Case:
+        """Samples of a run, with keys good and bad."""
+        modes = ("prior", "posterior", "interpolate", "traverse", "x", "null", "[prior]")
+        few = {
+            "n": TRIED,
+            "steps": TRIED,
+            "draws": TRIED,
+            "temperature": (*TRIED, "0.5", "1e30"),
+            "tokens": (*TRIED, "0.5"),
+        }
+        return self.read(
+            SAMPLE, {**few, "mode": modes, "format": ("wav", "flac", "csv", "npz", "txt", "nc", "x", "null")}
+        )
+
+    def read(self, verb: str, own: Mapping[str, Sequence[str]]) -> Case:
+        """A verb that reads a run, with the keys that all have and its own."""
+        pick = self.random.choice
         keys = {
+            **own,
             "split": ("train", "validation", "test", "val", "null", "3", "''", "[test]", "${nowhere}"),
             "checkpoint": ("best", "last", "ema", "previous", "best.ckpt", "../last", "null", "''", "/etc/passwd"),
-            "samples": tried,
-            "examples": (*tried, "999999999999"),
-            "seed": (*tried, "4294967295", "4294967296", "${seed}"),
+            "seed": (*TRIED, "4294967295", "4294967296", "${seed}"),
             "device": ("cpu", "cuda", "cuda:1", "cuda:99999999999999999999", "cpu:1", "mps", "gpu", "null", "''", "0"),
             "trust": ("[]", "[vaecollapse]", "[nowhere]", "nowhere", "[os]", "[a.b]", "['']", "null", "[1]", "[[x]]"),
             "overrides": (
@@ -252,7 +275,7 @@ class Drawer:
                 drawn.append(pick({"garbage": GARBAGE, "flag": FLAGS, "hydra": HYDRA}[kind]))
         if any(word.lstrip("+").startswith("samples=") and len(word) > 14 for word in drawn):
             drawn = drawn[:1]  # so many samples take their time, as asked
-        return Case(drawn, drawn, EVALUATE)
+        return Case(drawn, drawn, verb)
 
     def place(self, likely: Sequence[str]) -> str:
         """Mostly one of these, else a folder that is no run or a value that is no folder."""
@@ -436,7 +459,7 @@ def child(case: Case, folder: Path, before: Callable[[], object] = lambda: None)
         sys.argv = [str(Path(sys.executable).with_name(case.verb)), *case.words]
         from vaecollapse import cli
 
-        code = cli.evaluate() if case.verb == EVALUATE else cli.train()
+        code = {TRAIN: cli.train, EVALUATE: cli.evaluate, SAMPLE: cli.sample}[case.verb]()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
@@ -516,12 +539,13 @@ def judged(
         kind = "refused" if code == 1 else "usage"
         said = [line for line in lines if not line.startswith((f"{case.verb}: job ", "  "))]
         wrong += [f"{len(said)} lines on stderr"] * (not 1 <= len(said) <= LONGEST * (3 if "-m" in words else 1))
-        if case.verb == EVALUATE:
+        if case.verb in READS:
             wrong += [f"left {path.relative_to(work)}" for path in work.glob("outputs/*/*")]
-    elif code == 0 and case.verb == EVALUATE:
-        kind = "figures" if [*work.glob("**/evaluation.json")] else "answer"
-        if kind == "answer" and not any(word.startswith("-") for word in words):
-            wrong.append("exit 0 without figures")
+    elif code == 0 and case.verb in READS:
+        kind, pattern = READS[case.verb]
+        if not [path for path in work.glob(pattern) if path not in given]:
+            wrong += [] if any(word.startswith("-") for word in words) else [f"exit 0 without {kind}"]
+            kind = "answer"
         elif not out.strip():
             wrong.append("exit 0 without a word on stdout")
     elif code in (0, 3) and case.verb == TRAIN:
@@ -571,7 +595,7 @@ def main() -> int:
     drawer = Drawer(arguments.seed)
     cases = list(itertools.islice(drawer.cases(), arguments.runs))
     if arguments.one is not None:
-        verb = arguments.one[0] if arguments.one[:1] in ([TRAIN], [EVALUATE]) else TRAIN
+        verb = arguments.one[0] if arguments.one and arguments.one[0] in (TRAIN, *READS) else TRAIN
         words = arguments.one[arguments.one[:1] == [verb] :]
         cases = [Case(words, words, verb)]
     folder = Path(tempfile.mkdtemp(prefix="vaecollapse-fuzz-place-"))

@@ -10,7 +10,9 @@ has ended is not repeated.
 
 import argparse
 import contextlib
+import hashlib
 import io
+import math
 import shutil
 import statistics
 import sys
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from scipy.special import stdtrit
 
 from vaecollapse import config, tasks
 from vaecollapse.comparison import Trial, compare, table, trial
@@ -64,10 +67,19 @@ def moved(runs: Mapping[str, Sequence[Trial]], row: str, name: str, base: str | 
     return f"{found.mean:+.3g}" + (f" ± {half:.2g}" if found.pairs > 1 else " (one pair)")
 
 
+def of_seeds(trials: Sequence[Trial], name: str) -> str:
+    """`+0.12 ± 0.03`, the mean over seeds with its 95 % interval (Student)."""
+    values = [each.readings[name] for each in trials]
+    if len(values) < 2:
+        return f"{values[0]:+.2g}"
+    half = float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.fmean(values):+.2g} ± {half:.1g}"
+
+
 def of_floors(runs: Mapping[str, Sequence[Trial]]) -> str:
-    names = ("klr_grown", "klr_swing", "klr_over_ramp")
     grown = "; ".join(
-        "{}: {:+.2g} (swing {:.2g}), to the warm-up's largest {:+.2g}".format(row, *(mean(t, name) for name in names))
+        f"{row}: {of_seeds(t, 'klr_grown')} (swing {mean(t, 'klr_swing'):.2g}), to the warm-up's largest "
+        f"{of_seeds(t, 'klr_over_ramp')}"
         for row, t in runs.items()
     )
     return f"KLr from the quarter after the warm-up to the last quarter, {grown}."
@@ -171,8 +183,9 @@ READINGS = {"rate": "R", "klr": "KLr", "fb_percent": "fb%", "gap": "value of z",
 
 def directory(job: Job, seed: int, folder: Path) -> Path:
     """By what is run, so that two questions share a row."""
-    words = "".join(c if c.isalnum() or c == "." else "_" for c in " ".join(job.overrides[1:]))
-    return folder / f"{job.overrides[0].partition('=')[2]}{words}{'_after' * bool(job.after)}" / str(seed)
+    said = " ".join(job.overrides)
+    digest = hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
+    return folder / f"{job.overrides[0].partition('=')[2]}_{digest}{'_after' * bool(job.after)}" / str(seed)
 
 
 def trained(job: Job, seed: int, folder: Path, more: Sequence[str], origin: Path | None) -> Trial:
@@ -190,7 +203,8 @@ def trained(job: Job, seed: int, folder: Path, more: Sequence[str], origin: Path
 def course(run: Run) -> dict[str, float]:
     """KLr at the end; its growth at the full weight, as the mean over validations of training's last quarter less that
     of the quarter before; the largest distance of two validations in that half, a swing that a growth must exceed to be
-    one; how far the end lies above the largest KLr of the warm-up; and the last floor."""
+    one; how far the end lies above the largest KLr of the warm-up (these three where there are validations enough); and
+    the last floor."""
     readings = run.read("verdict.json")["readings"]
     units = readings["units"]["value"]
     rows = [row for row in run.lines("metrics.jsonl") if "val/latent/rate" in row and "val/distortion" in row]
@@ -199,12 +213,13 @@ def course(run: Run) -> dict[str, float]:
         [row["val/latent/rate"] / units for row in rows if low < row["step"] / end <= high]
         for low, high in ((-1, 0.5), (0.5, 0.75), (0.75, 1))
     )
-    found = {
-        "klr": readings["rate"]["value"] / units,
-        "klr_grown": statistics.fmean(last) - statistics.fmean(before),
-        "klr_swing": max(before + last) - min(before + last),
-        "klr_over_ramp": last[-1] - max(ramp),
-    }
+    found = {"klr": readings["rate"]["value"] / units}
+    if ramp and before and last:
+        found |= {
+            "klr_grown": statistics.fmean(last) - statistics.fmean(before),
+            "klr_swing": max(before + last) - min(before + last),
+            "klr_over_ramp": last[-1] - max(ramp),
+        }
     floors = [row["train/objective/floor"] for row in run.lines("metrics.jsonl") if "train/objective/floor" in row]
     return found | ({"last_floor": floors[-1]} if floors else {})
 

@@ -69,20 +69,22 @@ def vector_loss(vae: VAE, batch: Batch, beta: float) -> torch.Tensor:
 
 
 def text_loss(vae: TokenVAE, batch: Batch, beta: float) -> torch.Tensor:
-    """Without conditions of the configuration: both are read, z alone is told."""
+    """Without conditions of the configuration: both are read, z alone is told, words and latent tokens are hidden."""
     assert batch.context is not None
     first, after = (torch.full((len(batch.x), 1), kind) for kind in (BOS, SEP))
     ids = torch.cat([first, batch.context, after, batch.x], 1)
     h = vae.reader(ids, ids != PAD)
-    parts = [head.head(row).chunk(2, -1) for head, row in zip(vae.posterior_heads, h.unbind(1), strict=True)]
-    mean, log_variance = (torch.stack(part, 1) for part in zip(*parts, strict=True))
-    z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
+    parts = [head(row).base_dist for head, row in zip(vae.posterior_heads, h.unbind(1), strict=True)]
+    mean, scale = torch.stack([part.loc for part in parts], 1), torch.stack([part.scale for part in parts], 1)
+    z = mean + scale * torch.randn_like(mean)
+    kl = 0.5 * (mean.square() + scale.square() - 1 - 2 * scale.log()).flatten(1).sum(1)
     told = z * (torch.rand(*z.shape[:2], 1) >= vae.latent_token_dropout)
-    places = torch.arange(batch.x.shape[1]).expand(len(batch.x), -1)
-    logits = vae.decoder(torch.cat([first, batch.x[:, :-1]], 1), told, places)
+    before = batch.x[:, :-1]
+    hidden = (torch.rand(before.shape) < vae.word_dropout) & (before != PAD)
+    before = torch.where(hidden, vae.kinds - 1, before)
+    logits = vae.decoder(torch.cat([first, before], 1), told, torch.arange(batch.x.shape[1]).expand(len(batch.x), -1))
     target = (batch.x - EOS).where(batch.x != PAD, -100)
-    nll = F.cross_entropy(logits.transpose(1, 2), target, reduction="none").sum(1)
+    nll = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").reshape(target.shape).sum(1)
     return (nll + beta * kl).mean()
 
 

@@ -22,6 +22,7 @@ def test_twenty_random_command_lines_end_in_a_verdict_or_in_a_sentence(tmp_path)
     assert "20/20 as they should" in done.stdout
     assert "verdict" in done.stdout, "some of them train"
     assert "figures" in done.stdout, "some of them measure a run"
+    assert "samples" in done.stdout, "some of them write samples of one"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -76,6 +77,8 @@ def test_the_judge_convicts(tmp_path, code, stderr, files, wrong) -> None:
         (["run=run"], fuzz.EVALUATE, 0, "run/verdict.json", '{"a": 1}', "changed"),
         (["run=run"], fuzz.EVALUATE, 0, "outputs/evaluate/a/config.yaml", "", "without figures"),
         (["run=run"], fuzz.EVALUATE, 1, "outputs/evaluate/a/config.yaml", "", "left outputs/evaluate/a"),
+        (["run=run"], fuzz.SAMPLE, 0, "outputs/sample/a/config.yaml", "", "without samples"),
+        (["run=run"], fuzz.SAMPLE, 1, "outputs/sample/a/config.yaml", "", "left outputs/sample/a"),
         (["run=run"], fuzz.EVALUATE, 3, "outputs/evaluate/a/config.yaml", "", "exit 3"),
     ],
 )

@@ -1,6 +1,6 @@
 """What a dataset yields, and the words for its axes: batch, event (data), unit (latent)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,22 @@ class Batch(NamedTuple):
         context, mask, index = (None if field is None else field[rows] for field in self[1:])
         return self._replace(x=self.x[rows], context=context, mask=mask, index=index)
 
+    def alike(self, rows: int) -> "Iterator[tuple[Tensor, Batch]]":
+        """Of sequences, parts of `rows` examples of like length, each with where its examples stand in this batch. What
+        is padding in all of a part is cut off, of tokens that are a condition too.
+
+        >>> batch = Batch(torch.tensor([[5, 3, 0], [5, 6, 3], [3, 0, 0]]))
+        >>> [(rows.tolist(), part.x.tolist()) for rows, part in batch.alike(2)]
+        [([2, 0], [[3, 0], [5, 3]]), ([1], [[5, 6, 3]])]
+        """
+        length = lengths(self.x != 0 if self.mask is None else self.mask)
+        for chosen in length.argsort().split(rows):
+            part, end = self.part(chosen), int(length[chosen].max())
+            context, mask = part.context, None if part.mask is None else part.mask[:, :end]
+            if context is not None and context.ndim == 2 and not context.is_floating_point():
+                context = context[:, : int(lengths(context != 0).max())]
+            yield chosen, part._replace(x=part.x[:, :end], context=context, mask=mask)
+
     def to(self, device: torch.device) -> "Batch":
         """The same examples on another device."""
         context, mask, index = (None if field is None else field.to(device) for field in self[1:])
@@ -45,6 +61,16 @@ class Batch(NamedTuple):
         batch = self.to(own.device)
         x, context = (t.to(own.dtype) if t is not None and t.is_floating_point() else t for t in batch[:2])
         return batch._replace(x=x, context=context)
+
+
+def lengths(counted: Bool[Tensor, "batch time"]) -> Int[Tensor, " batch"]:
+    """Up to the last place that counts; at least 1.
+
+    >>> lengths(torch.tensor([[True, True, False], [False, False, False]])).tolist()
+    [2, 1]
+    """
+    places = torch.arange(1, counted.shape[1] + 1, device=counted.device)
+    return (counted * places).amax(1).clamp(min=1)
 
 
 def collate(examples: Sequence[Batch] | Batch) -> Batch:

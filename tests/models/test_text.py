@@ -8,6 +8,7 @@ import torch
 from vaecollapse.batch import Batch
 from vaecollapse.detectors.decoder_reliance import DecoderReliance
 from vaecollapse.detectors.information_rank import InformationRank
+from vaecollapse.detectors.mutual_information import MutualInformation
 from vaecollapse.detectors.prior_samples import PriorSamples
 from vaecollapse.detectors.rate import Rate
 from vaecollapse.detectors.temperature import Temperature
@@ -96,6 +97,36 @@ def test_padding_and_the_other_examples_change_no_number(kind, options) -> None:
         expected = getattr(whole, part)
         torch.testing.assert_close(getattr(wide, part), expected, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(torch.cat([getattr(one, part) for one in singles]), expected, rtol=1e-10, atol=1e-10)
+
+
+@kinds
+def test_examples_read_in_parts_of_like_length_are_those_read_at_once(kind, options) -> None:
+    """In their own order, gradients included; 20 of them make two parts."""
+    vae, batch = model(kind, **options), examples(20)
+    with torch.no_grad():
+        posterior = vae.encode(batch.x, batch.context, batch.mask)
+    z = posterior.mean.requires_grad_()
+    parts, whole = vae.distortion(batch, z), -vae.decode(z, batch.context, batch.mask).log_prob(batch.x)
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+    slopes = [torch.autograd.grad(cost.square().sum(), z)[0] for cost in (parts, whole)]
+    torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
+    vae.train()  # then it reads at once
+    vae.word_dropout = 0.0
+    torch.testing.assert_close(vae.encode(batch.x, batch.context, batch.mask).mean, z, rtol=1e-12, atol=1e-12)
+
+
+@kinds
+def test_the_answers_that_are_written_are_found_in_one_pass(kind, options) -> None:
+    """Those that a sample at temperature 0 gives back whole, whatever stands in the padding."""
+    vae, batch = model(kind, **options), examples(20)
+    z = vae.elbo(batch, seed=0).z.detach()
+    written = vae.decode(z, batch.context).sample(temperature=0.0)
+    spoilt = written.clone()
+    spoilt[::2, 1] = EOS + 1 + (spoilt[::2, 1] + 1) % (VOCAB - EOS - 1)
+    x = spoilt.where(written != PAD, PAD)
+    decoded = vae.decode(z, batch.context, x != PAD)
+    same = ((written == x) | (x == PAD)).all(1)
+    assert torch.equal(decoded.writes(x), same) and 0 < int(same.sum()) < 20
 
 
 @every
@@ -359,3 +390,11 @@ def test_a_squeezed_bottleneck_is_over_compressed_and_no_deaf_decoder() -> None:
     states = [diagnose(found, found, Facts(bottleneck=bottleneck)) for bottleneck in (False, True)]
     assert [state.verdict for state in states] == ["posterior_collapse", "over_compressed"]
     assert "bottleneck" in " ".join(states[1].findings) and "beta=" in str(states[1].prescriptions)
+
+
+def test_prompts_that_nobody_shares_leave_mutual_information_undefined_in_words() -> None:
+    vae, batch = model(TokenVAE, context="prompt_and_latents"), examples(8)
+    batch = batch._replace(context=torch.arange(EOS + 1, EOS + 9)[:, None].expand(-1, 2))
+    found, _ = read(vae, [batch], {"mi": MutualInformation()})
+    assert found["mi"].status == "undefined" and "a prompt, say" in found["mi"].note
+    assert read(model(TokenVAE), [batch], {"mi": MutualInformation()})[0]["mi"].value is not None, "it sees none"

@@ -5,14 +5,14 @@ from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..batch import Batch
 from ..elbo import ELBO, Objective, draw
 from ..refusal import check_least
 from ..tokens import PAD
-from ..vae import VAE
+from ..vae import PART, VAE
 from .base import Detector, Finding, judge
 from .decoder_reliance import exchange, others, replacements
 
@@ -33,20 +33,6 @@ def unigram_entropy(counts: Float[Tensor, " kinds"]) -> float:
     """
     p = counts.double() / counts.double().sum()
     return float(-torch.special.xlogy(p, p).sum())
-
-
-def matches(
-    written: Int[Tensor, "batch longest"], x: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]
-) -> Bool[Tensor, " batch"]:
-    """Is each answer written token by token as it is, its end included?
-
-    >>> x, mask = torch.tensor([[7, 3, 0]]), torch.tensor([[True, True, False]])
-    >>> matches(torch.tensor([[7, 3]]), x, mask).tolist(), matches(torch.tensor([[7, 7, 3]]), x, mask).tolist()
-    ([True], [False])
-    """
-    width = max(written.shape[1], x.shape[1])
-    padded = [torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (written, x, mask)]
-    return ((padded[0] == padded[1]) | ~padded[2].bool()).all(1)
 
 
 def counted(batch: Batch) -> Bool[Tensor, "batch time"]:
@@ -90,16 +76,17 @@ class Answers(Detector):
         self.seen.append(batch.x[mask].cpu())
         if not self.deep or self.count("match") >= self.examples or not vae.normalised:
             return
-        self.write(vae, batch, elbo, mask)
+        self.write(vae, batch, elbo)
         if len(tokens) > 1:
             self.intervene(vae, batch, elbo, tokens)
 
-    def write(self, vae: VAE, batch: Batch, elbo: ELBO, mask: Bool[Tensor, "batch time"]) -> None:
+    def write(self, vae: VAE, batch: Batch, elbo: ELBO) -> None:
         """Greedily, from z where the posterior's noise is 0."""
         z = draw(elbo.posterior, torch.zeros(elbo.z.shape))
-        decoded: Any = vae.decode(z, batch.context, batch.mask)
-        if hasattr(decoded, "token_log_prob"):
-            self.accumulate("match", matches(decoded.sample(temperature=0.0), batch.x, mask).double())
+        for rows, part in batch.alike(PART):
+            decoded: Any = vae.decode(z[rows], part.context, part.mask)
+            if hasattr(decoded, "writes"):
+                self.accumulate("match", decoded.writes(part.x).double())
 
     def intervene(self, vae: VAE, batch: Batch, elbo: ELBO, tokens: Float[Tensor, " batch"]) -> None:
         """Others' z in place of one's own; where no other shares one's condition, that example is left out."""

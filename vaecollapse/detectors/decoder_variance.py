@@ -58,7 +58,7 @@ class DecoderVariance(Detector):
 
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
         n = len(batch.x)
-        if not vae.decodes or not vae.normalised or n < 2:
+        if not vae.decodes or not vae.normalised or n < 2 or not batch.x.is_floating_point():  # tokens have no scale
             return
         parts = [slice(start, start + PART) for start in range(0, n, PART)]
         read = [self.part(vae, batch.part(rows), elbo.z[rows]) for rows in parts]

@@ -17,6 +17,10 @@ from .conditions import are_groups, labels
 
 CEILING_MARGIN = 0.5  # nats below ln N from which the estimate is its ceiling's
 FEWEST = 4  # examples of one matrix
+UNSHARED = (
+    "decoder or prior see a condition that hardly two examples share (a prompt, say, or a continuous one): there is "
+    "nothing to compare within it, and I(x; z | c) is not defined. R bounds it; the value of z among like ones decides"
+)
 
 
 def pointwise(posterior: Distribution, z: Float[Tensor, "n *unit"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
@@ -65,7 +69,8 @@ class MutualInformation(Collecting):
 
     Gaussian posteriors: one matrix over all examples read (at most `examples`). Anything else: one matrix per block,
     whose size is the N of the ceiling (a flow's density under another example's condition is not kept beyond it).
-    Under a condition that examples share, I(x; z | c): one matrix per condition; under a continuous one not defined.
+    Under a condition that examples share, I(x; z | c): one matrix per condition; under one that hardly two share, a
+    continuous one or a prompt each, not defined.
     Absent: upper limit below max(`absent_nats`, `absent_share_of_rate`·R) at growth ≤ `bounded`. Present: lower limit
     above `present_nats`. A growth whose upper limit is above `bounded` makes the value a lower bound; one above
     `saturated`, or a value within half a nat of ln N, says that N decides it; up to `converged`, that it does not.
@@ -133,7 +138,7 @@ class MutualInformation(Collecting):
         parts = [everyone]
         if "label" in rows:
             if self.unshared > 0:
-                return "under a continuous condition (hardly two examples share it) there is no I(x; z | c)"
+                return UNSHARED
             parts = [everyone[rows["label"] == value] for value in rows["label"].unique()]
         read = [self.of(rows, part) for part in parts if len(part) >= FEWEST]
         if not read:

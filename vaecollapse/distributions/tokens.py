@@ -62,9 +62,17 @@ class TokenSequence(Distribution):
 
     def token_log_prob(self, x: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
         """ln p(x_t | x_<t, z, c) of each token, 0 where there is padding."""
-        nll = F.cross_entropy(self.given(x).transpose(1, 2), (x - EOS).clamp(min=0), reduction="none")
-        counts = x != PAD if self.mask is None else self.mask
-        return torch.where(counts, (-nll).masked_fill(x < EOS, -math.inf), 0.0)
+        target = (x - EOS).clamp(min=0)
+        nll = F.cross_entropy(self.given(x).flatten(0, 1), target.flatten(), reduction="none").reshape(x.shape)
+        return torch.where(self.counted(x), (-nll).masked_fill(x < EOS, -math.inf), 0.0)
+
+    def counted(self, x: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch time"]:
+        return x != PAD if self.mask is None else self.mask
+
+    def writes(self, x: Int[Tensor, "batch time"]) -> Bool[Tensor, " batch"]:
+        """Is x, its end included, what a sample at temperature 0 gives? In one pass, since up to the first token that
+        is not the likeliest both see the same tokens before."""
+        return ((self.given(x).argmax(-1) + EOS == x) | ~self.counted(x)).all(1)
 
     def log_prob(self, value: Int[Tensor, "batch time"]) -> Float[Tensor, " batch"]:
         return self.token_log_prob(value).sum(1)

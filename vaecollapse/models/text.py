@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..batch import Batch
+from ..batch import Batch, lengths
 from ..distributions.arrays import as_rows, side_by_side
 from ..distributions.flows import FlowDistribution
 from ..distributions.posteriors import NormalPosterior
@@ -25,6 +25,7 @@ SEEN_BY = {
     "context": ("latents_only", "prompt_and_latents"),
     "conditioning": ("cross_attention", "prefix", "both"),
 }
+PART = 16  # examples of like length that are read together
 Latent = Float[Tensor, "batch *unit"]
 
 
@@ -39,7 +40,8 @@ class TextVAE(VAE):
     base of the prior's flow where there is one. `context`: what the decoder sees beside the tokens before each. Where
     the data have no prompts there is none to see.
 
-    While training a share `word_dropout` of the tokens before is hidden from the decoder (Bowman 2016).
+    While training a share `word_dropout` of the tokens before is hidden from the decoder (Bowman 2016). Read, it sees
+    them all, so that D of validation is another quantity than that of training, and may be the smaller one.
     """
 
     autoregressive = True
@@ -113,7 +115,8 @@ class TextVAE(VAE):
 
     def gaussians(self, heads: nn.ModuleList, reader: nn.Module, parts: list[Tensor]) -> Distribution:
         """Each row of the latent by its own head."""
-        found = reader(*joined(*parts))
+        ids, valid = joined(*parts)
+        found = reader(ids, valid) if self.training else read_alike(reader, ids, valid)
         rows = [head(row) for head, row in zip(heads, found.unbind(1), strict=True)]
         return rows[0] if self.rows is None else side_by_side(rows)
 
@@ -140,6 +143,14 @@ class TextVAE(VAE):
     def begin(self, z: Latent, ids: Tensor, valid: Tensor) -> tuple[Tensor, Next]:
         logits, following = self.decoder.begin(ids, valid, z)
         return logits, lambda token: following(self.shown(token[:, None])[:, 0])
+
+    def distortion(self, batch: Batch, z: Latent) -> Float[Tensor, " batch"]:
+        """But in training, examples of like length are decoded together: nothing is spent on padding."""
+        decoded = super().distortion
+        if self.training or len(z) < 2:
+            return decoded(batch, z)
+        where, costs = zip(*((rows, decoded(part, z[rows])) for rows, part in batch.alike(PART)), strict=True)
+        return torch.cat(costs)[torch.cat(where).argsort()]
 
     def told(self, z: Latent) -> Latent:
         """z as the decoder sees it."""
@@ -208,6 +219,16 @@ def joined(*parts: Int[Tensor, "batch _"]) -> tuple[Int[Tensor, "batch time"], B
     order = (ids == PAD).int().argsort(dim=1, stable=True)
     ids = ids.gather(1, order)
     return ids, ids != PAD
+
+
+def read_alike(
+    reader: nn.Module, ids: Int[Tensor, "batch time"], valid: Bool[Tensor, "batch time"]
+) -> Float[Tensor, "batch rows features"]:
+    """Sequences of like length together, without the padding of longer ones."""
+    length = lengths(valid)
+    where = length.argsort().split(PART)
+    found = [reader(ids[rows, :end], valid[rows, :end]) for rows in where for end in [int(length[rows].max())]]
+    return torch.cat(found)[torch.cat(where).argsort()]
 
 
 def start(like: Tensor, prompt: Tensor | None) -> list[Tensor]:
