@@ -20,6 +20,7 @@ from ..diagnosis import Facts, Verdict, bars_of, diagnose
 from ..diagnosis import value as value_of
 from ..elbo import ELBO, Objective, Progress
 from ..evaluation import beside, blocks_of, bound, distinct, per_token, read, reconstruction, spread
+from ..listening.scoring import Compared
 from ..metrics.base import Score
 from ..refusal import Refused
 from ..regularizers.base import Regularizer
@@ -27,6 +28,7 @@ from ..run import Run
 from ..training import Training
 from ..vae import PART, VAE
 from .building import build_model, made, prepared, quiet_lightning
+from .listening import heard, told_of
 from .recording import other_data, record_start
 from .scoring import as_dicts, scored
 
@@ -37,7 +39,7 @@ TRAINING_EXAMPLES = 512  # as its training probe has
 
 class Evaluated(NamedTuple):
     """What an evaluation found: the verdict on the split's readings, the figures beside it, and of what they are; of
-    fields the scores of their ensemble too."""
+    fields the scores of their ensemble too, of sounds those of the samples' set."""
 
     verdict: Verdict
     figures: dict[str, Finding]
@@ -45,6 +47,7 @@ class Evaluated(NamedTuple):
     directory: Path
     scores: list[Score] = []
     scored: str = ""
+    heard: Compared | None = None
 
 
 class Opened(NamedTuple):
@@ -110,6 +113,7 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     figures = made("the figures", lambda: measured(module, examples, data, weights, seed=seed, samples=cfg.samples))
     figures |= per_token(figures, nulls, given)
     judged, of = scored(module, data, cfg, examples.positions, seed=seed)
+    sounds = heard(module, data, cfg, examples.positions, seed=seed)
     # of a foreign command line nothing is composed, so nothing is prescribed
     facts = facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train")
     verdict = diagnose(found, training, facts)._replace(prescriptions=[])
@@ -119,9 +123,11 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     content = {**told, **verdict.as_dict(), "figures": {name: figure(each) for name, each in figures.items()}}
     if judged:
         content |= {"scored": of, "scores": as_dicts(judged)}
+    if sounds:
+        content |= told_of(sounds)
     run.write("evaluation.json", content)
     what = f"{len(examples)} {cfg.split} examples, {run_.named(cfg.run)}"
-    return Evaluated(verdict, figures, what, directory, judged, of)
+    return Evaluated(verdict, figures, what, directory, judged, of, sounds)
 
 
 def moved(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

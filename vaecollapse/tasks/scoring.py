@@ -19,9 +19,11 @@ from ..elbo import draw, noise
 from ..ensembles.reading import Stored
 from ..ensembles.scoring import scores
 from ..evaluation import quiet
+from ..listening.embedding import Embedding
 from ..metrics.base import Metric, Score
 from ..metrics.diversity import analog_members
 from ..metrics.fields import Fields
+from ..metrics.sets import SetMetric
 from ..refusal import Refused
 from ..run import Run
 from ..sampling import Shown
@@ -31,7 +33,7 @@ from .recording import provenance
 
 MEMBERS = 10
 LIBRARY = 4096  # training fields that analogs are looked for among
-OF_ENSEMBLES = ("members", "mode", "temperature")  # keys that only fields read
+OF_ENSEMBLES = ("members", "mode", "temperature")  # keys that only fields read, and of sounds all but the first
 
 
 class Scored(NamedTuple):
@@ -102,11 +104,12 @@ class Library:
 
 
 def metrics_of(cfg: DictConfig) -> Mapping[str, Metric]:
-    """The metrics, empty."""
+    """The metrics of fields, empty."""
     found = made("metric", lambda: instantiate(OmegaConf.select(cfg, "metric") or {}), Mapping)
-    for name, metric in found.items():
+    of_fields = {name: each for name, each in found.items() if not isinstance(each, SetMetric | Embedding)}
+    for name, metric in of_fields.items():
         made(f"metric.{name}", lambda metric=metric: metric, Metric)
-    return found
+    return of_fields
 
 
 def scored(
@@ -114,8 +117,10 @@ def scored(
 ) -> tuple[list[Score], str]:
     """The scores of the ensemble that a run draws for a split, and what they are of; none where data are no fields."""
     if not isinstance(data, FieldData):
-        if given := [key for key in OF_ENSEMBLES if cfg.get(key) is not None]:
-            raise Refused(f"{given[0]} has no effect: this run's data are no fields, so leave it out")
+        of_sounds = "sample_rate" in data.facts
+        if given := [key for key in OF_ENSEMBLES[: 1 if of_sounds else None] if cfg.get(key) is not None]:
+            what = "no fields" if of_sounds or given[0] == "members" else "neither fields nor sounds"
+            raise Refused(f"{given[0]} has no effect: this run's data are {what}, so leave it out")
         return [], ""
     if not (metrics := metrics_of(cfg)):
         return [], ""
