@@ -79,11 +79,11 @@ def keep(cache: Cache, name: str, rows: dict[str, Tensor]) -> None:
 
 def both(
     embedding: Embedding, real: Sounds, generated: Sounds, *, rate: int, cache: Cache
-) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
-    """Both sets' rows as they are compared."""
+) -> tuple[Float[Tensor, "n size"], Float[Tensor, "m size"]]:
+    """Both sets' rows."""
     hear, identity = embedding.hearing(rate, real.peak), embedding.identity(rate, real.peak)
-    rows = [
+    first, second = (
         embedded(sounds, hear, identity=identity, cache=cache, doing=f"hearing the {name} set")
         for name, sounds in (("real", real), ("generated", generated))
-    ]
-    return embedding.compared(*rows)
+    )
+    return first, second

@@ -12,7 +12,7 @@ from .hearing import both
 from .sounds import Sounds
 
 T = 2.093  # the 97.5 % point of Student's t over 20 splits
-FEW, HALF = 0.1, 0.5  # of the real set's number of different sounds
+FEW, HALF = 0.2, 0.5  # of the real set's number of different sounds
 SHARE = 0.05  # of the real set's variance: a Fréchet distance that matters
 
 
@@ -37,10 +37,11 @@ def compared(
 ) -> Compared:
     """Every metric's scores of generated clips against real ones; copies among the real ones are left out."""
     real = real.distinct()
-    rows = both(embedding, real, generated, rate=rate, cache=cache)
+    plain = both(embedding, real, generated, rate=rate, cache=cache)
+    rows = embedding.compared(*plain)
     scores: list[Score] = []
     for metric in metrics.values():
-        metric.update(*rows)
+        metric.update(*(rows if metric.whitened else plain))
         scores += metric.scores()
     n, d = max((score.n for score in scores), default=0), rows[0].shape[1]
     what = (
@@ -70,7 +71,7 @@ def odd(real: Sounds, generated: Sounds, rate: int) -> list[str]:
 def judged(scores: Sequence[Score]) -> Judged | None:
     """What a set of sounds is, from its scores; None where they have no Vendi ratio or no Fréchet distance.
 
-    *collapsed*: the upper limit of the Vendi ratio is below 0.1; or below 0.5, and precision is at least half of what
+    *collapsed*: the upper limit of the Vendi ratio is below 0.2; or below 0.5, and precision is at least half of what
     real clips have. *bad*: not collapsed, and the Fréchet distance exceeds its floor by more than 5 % of the real set's
     variance, at its lower limit. *alike*: by less, at its upper limit. Else *undecided*.
     """

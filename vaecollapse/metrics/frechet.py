@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..refusal import check_least
-from .sets import Rows, SetMetric
+from .sets import Others, Rows, SetMetric
 
 
 def deviations(rows: Rows) -> Float[Tensor, "n d"]:
@@ -16,7 +16,7 @@ def deviations(rows: Rows) -> Float[Tensor, "n d"]:
     return (rows - rows.mean(0)) / (len(rows) - 1) ** 0.5
 
 
-def frechet_distance(real: Rows, generated: Rows) -> float:
+def frechet_distance(real: Rows, generated: Others) -> float:
     """‖m − m′‖² + tr Σ + tr Σ′ − 2 tr (Σ Σ′)^½ of the sets' means and unbiased covariances (Fréchet 1957; of audio
     Kilgour 2019), in squared units of the rows.
 
@@ -38,9 +38,9 @@ class Frechet(SetMetric):
     falls: compare them at one n only, or with the real set's own."""
 
     def __init__(self, *, splits: int = 20, seed: int = 0) -> None:
-        super().__init__(splits=splits, seed=seed)
+        super().__init__("fad", splits=splits, seed=seed)
 
-    def compare(self, real: Rows, generated: Rows) -> dict[str, float]:
+    def compare(self, real: Rows, generated: Others) -> dict[str, float]:
         distance = frechet_distance(real, generated)
         variance = float(real.var(0).sum())
         rank = min(len(real) - 1, real.shape[1])
@@ -59,11 +59,11 @@ class FrechetInfinity(SetMetric):
     """
 
     def __init__(self, *, parts: int = 5, splits: int = 20, seed: int = 0) -> None:
-        super().__init__(splits=splits, seed=seed)
+        super().__init__("fad_infinity", splits=splits, seed=seed)
         check_least("metric.fad_infinity", 3, parts=parts)
         self.parts, self.least = parts, 2 * parts
 
-    def compare(self, real: Rows, generated: Rows) -> dict[str, float]:
+    def compare(self, real: Rows, generated: Others) -> dict[str, float]:
         found = {
             f"_{j}": float(np.mean([frechet_distance(a, b) for a, b in pairs(real, generated, j)]))
             for j in range(1, self.parts + 1)
@@ -77,7 +77,7 @@ class FrechetInfinity(SetMetric):
         return f"R² {r2:.3f} over n = {least} … {n}{short}"
 
 
-def pairs(real: Rows, generated: Rows, j: int) -> list[tuple[Rows, Rows]]:
+def pairs(real: Rows, generated: Others, j: int) -> list[tuple[Tensor, Tensor]]:
     """j disjoint pairs of subsets, all of one size."""
     size = len(real) // j
     return list(zip(real[: j * size].split(size), generated[: j * size].split(size), strict=True))

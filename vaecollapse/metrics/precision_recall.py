@@ -5,10 +5,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..refusal import check_least
-from .sets import Rows, SetMetric
+from .sets import Others, Rows, SetMetric
 
 
-def among(rows: Rows, manifold: Rows, neighbours: int) -> Bool[Tensor, " n"]:
+def among(rows: Rows, manifold: Others, neighbours: int) -> Bool[Tensor, " n"]:
     """Which rows lie in a ball around some row of the manifold that reaches to its `neighbours`-th nearest.
 
     >>> among(torch.tensor([[1.4], [2.4]]), torch.tensor([[0.0], [1.0]]), 1).tolist()
@@ -25,12 +25,12 @@ class PrecisionRecall(SetMetric):
     little of both."""
 
     def __init__(self, *, neighbours: int = 5, most: int = 1000, splits: int = 20, seed: int = 0) -> None:
-        super().__init__(splits=splits, seed=seed)
+        super().__init__("precision_recall", splits=splits, seed=seed)
         check_least("metric.precision_recall", 1, neighbours=neighbours)
         check_least("metric.precision_recall", neighbours + 1, most=most)
         self.neighbours, self.most, self.least = neighbours, most, neighbours + 1
 
-    def compare(self, real: Rows, generated: Rows) -> dict[str, float]:
+    def compare(self, real: Rows, generated: Others) -> dict[str, float]:
         return {
             "precision": float(among(generated, real, self.neighbours).double().mean()),
             "recall": float(among(real, generated, self.neighbours).double().mean()),

@@ -12,6 +12,7 @@ from ..refusal import Refused, check_least
 from .base import Metric, Score
 
 Rows = Float[Tensor, "n d"]
+Others = Float[Tensor, "m d"]  # of another number
 
 
 def in_order(rows: Rows) -> Rows:
@@ -48,15 +49,16 @@ class SetMetric(Metric):
 
     most: int | None = None
     least = 2
+    whitened = True  # wants directions of the embedding in units of the real set's spread; False: as they are
 
-    def __init__(self, *, splits: int, seed: int) -> None:
+    def __init__(self, name: str, *, splits: int, seed: int) -> None:
         super().__init__()
-        check_least(f"metric.{type(self).__name__}", 2, splits=splits)
-        self.splits, self.seed = splits, seed
+        check_least(f"metric.{name}", 2, splits=splits)
+        self.name, self.splits, self.seed = name, splits, seed
         for name in ("real", "generated"):
             self.add_state(name, [], dist_reduce_fx="cat", persistent=True)
 
-    def update(self, real: Rows, generated: Rows) -> None:
+    def update(self, real: Rows, generated: Float[Tensor, "m e"]) -> None:
         """Takes in rows of both sets, or of one of them. Refused where they are not of one size, or no numbers."""
         widths = {part.shape[1] for part in (*self.rows("real"), *self.rows("generated"), real, generated) if len(part)}
         if len(widths) > 1:
@@ -74,7 +76,7 @@ class SetMetric(Metric):
         return list(state) if isinstance(state, list) else [state]  # after a sync a tensor
 
     @abstractmethod
-    def compare(self, real: Rows, generated: Rows) -> dict[str, float]:
+    def compare(self, real: Rows, generated: Others) -> dict[str, float]:
         """Numbers by name, the metric's own first, of two sets of n rows in float64; `_NAME` is only for `note`."""
 
     def note(self, own: Mapping[str, float]) -> str:
@@ -88,7 +90,7 @@ class SetMetric(Metric):
         n = min(smaller // 2, self.most or smaller)
         if n < self.least:
             why = f"needs {2 * self.least} clips or more of each, and there are {len(real)} and {len(generated)}"
-            return [Score(type(self).__name__, None, note=why if smaller else "nothing was measured")]
+            return [Score(self.name, None, note=why if smaller else "nothing was measured")]
         real, generated = real.double(), generated.double()
         found = [
             (self.compare(real[a], generated[c]), self.compare(real[a], real[b]))

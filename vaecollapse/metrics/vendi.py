@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..refusal import check_least
-from .sets import Rows, SetMetric
+from .sets import Others, Rows, SetMetric
 
 
 def apart(rows: Rows) -> Float[Tensor, "n n"]:
@@ -34,14 +34,17 @@ def nearest(rows: Rows) -> float:
 class Vendi(SetMetric):
     """`vendi_ratio`: the Vendi score over the real set's, and `vendi` itself. The bandwidth is the median distance of a
     real clip to the nearest other, so that two takes of one sound are nearly two: the score counts clips rather than
-    kinds of them, and a set that is only dull or noisy keeps most of it."""
+    kinds of them, and a set that is only dull or noisy keeps most of it. Rows are not whitened: what differs by little
+    would count for as much as what differs a lot."""
+
+    whitened = False
 
     def __init__(self, *, most: int = 500, splits: int = 20, seed: int = 0) -> None:
-        super().__init__(splits=splits, seed=seed)
+        super().__init__("vendi", splits=splits, seed=seed)
         check_least("metric.vendi", 2, most=most)
         self.most = most
 
-    def compare(self, real: Rows, generated: Rows) -> dict[str, float]:
+    def compare(self, real: Rows, generated: Others) -> dict[str, float]:
         bandwidth = max(nearest(real), 1e-12)
         own = vendi_score(generated, bandwidth)
         return {"vendi_ratio": own / vendi_score(real, bandwidth), "vendi": own}

@@ -64,9 +64,10 @@ def compare_folders(cfg: DictConfig, directory: Path, overrides: Sequence[str]) 
 
 
 def heard(module: Training, data: VAEData, cfg: DictConfig, positions: Sequence[int], *, seed: int) -> Compared | None:
-    """As many samples as there are held-out clips, compared with these; None where data are no sounds.
+    """Samples compared with held-out clips, as many of them; None where data are no sounds.
 
-    Neither the model nor its loss says how long a sound is: each sample is cut as the held-out clip of its place is.
+    Neither the model nor its loss says how long a sound is, and cut as the clips are, copies of one sample would be as
+    many sounds: all are heard for the first quartile of the clips' lengths, and clips shorter than that left out.
     """
     embedding, metrics = metrics_of_sounds(cfg, seed)
     if "sample_rate" not in data.facts or not metrics:
@@ -76,13 +77,22 @@ def heard(module: Training, data: VAEData, cfg: DictConfig, positions: Sequence[
     mode, temperature = cfg.mode or "prior", 1.0 if cfg.temperature is None else float(cfg.temperature)
     held = held_out(module, data, cfg.split, positions)
     with quiet(module.vae, seed):
-        pairs = list(samples(module, held, mode, temperature, seed))
+        clips, drawn = zip(*samples(module, held, mode, temperature, seed), strict=True)
+    length = int(np.quantile([len(clip) for clip in clips], 0.25, method="lower"))
+    long = [clip[:length] for clip in clips if len(clip) >= length]
     cuts: dict[str, Any] = {"own": own, "rate": rate, "most": embedding.samples(rate)}
     seen = ", which have seen the clips" if mode == "posterior" else ""
     sets = (
-        of_waveforms(f"{cfg.split} clips", [clip for clip, _ in pairs], **cuts),
-        of_waveforms(f"{mode} samples{seen} at temperature {temperature:g}", [made_ for _, made_ in pairs], **cuts),
+        of_waveforms(f"{cfg.split} clips", long, **cuts),
+        of_waveforms(
+            f"{mode} samples{seen} at temperature {temperature:g}",
+            [each[:length] for each in drawn[: len(long)]],
+            **cuts,
+        ),
     )
+    if len(set(map(len, clips))) > 1:
+        said = f"lengths are not the model's: {length / own:.3g} s are heard of the {len(long)} clips that long"
+        sets[0].said.append(f"{said}, and of as many samples")
     return made("the scores", lambda: compared(*sets, embedding, metrics, rate=rate, cache=Cache()))
 
 
@@ -99,7 +109,7 @@ def held_out(module: Training, data: VAEData, split: str, positions: Sequence[in
 def samples(
     module: Training, held: Held, mode: str, temperature: float, seed: int
 ) -> Iterator[tuple[Waveform, Waveform]]:
-    """Each held-out clip, without its padding and in one channel, and a sample of the same length."""
+    """Each held-out clip, without its padding, and a sample, both in one channel."""
     if mode == "prior":
         blocks = from_prior(module.vae, held, held.count, seed=seed, temperature=temperature)
     else:
@@ -109,13 +119,12 @@ def samples(
         batch = held.take(range(block.start, block.start + len(made_)))
         mask = torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask
         for clip, sample, kept in zip(batch.x.cpu().numpy(), made_, mask.cpu().numpy(), strict=True):
-            yield one_channel(clip, kept), one_channel(sample, kept)
+            yield one_channel(clip)[np.atleast_2d(kept).any(0)], one_channel(sample)
 
 
-def one_channel(clip: np.ndarray, kept: np.ndarray) -> Float32[np.ndarray, " time"]:
-    """The mean of the channels where there is sound."""
-    where = np.atleast_2d(kept).any(0)
-    return np.atleast_2d(clip).mean(0)[where].astype(np.float32)
+def one_channel(clip: np.ndarray) -> Float32[np.ndarray, " time"]:
+    """The mean of the channels."""
+    return np.atleast_2d(clip).mean(0).astype(np.float32)
 
 
 def told_of(found: Compared) -> dict[str, Any]:
