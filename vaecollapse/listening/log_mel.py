@@ -23,10 +23,10 @@ class LogMelStatistics:
 
     def __init__(self, *, sample_rate: int, mels: int = 40, dither: float = -50.0, peak: float = 1.0) -> None:
         self.window = frame_size(sample_rate)
-        if mels > self.window // 4:
+        if mels > self.window // 2:
             raise Refused(
                 f"metric.embedding.mels={mels} is more than a window of {self.window} samples resolves: "
-                f"type metric.embedding.mels={self.window // 4} or fewer"
+                f"type metric.embedding.mels={self.window // 2} or fewer"
             )
         self.size = 6 * mels
         self.taper = torch.hann_window(self.window)
