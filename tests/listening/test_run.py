@@ -94,7 +94,7 @@ def test_the_posterior_is_labelled_and_broken_samples_are_counted() -> None:
     found = told(Player(broken), "mode=posterior")
     assert found is not None and "posterior samples, which have seen the clips" in found.what
     assert any("have samples that are not finite" in said for said in found.said)
-    with pytest.raises(Refused, match="none of the .* is a sound"):
+    with pytest.raises(Refused, match=r"none of the .* is a sound"):
         told(Player(held() * torch.nan))
 
 
