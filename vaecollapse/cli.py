@@ -503,7 +503,7 @@ class EvaluateSession(VerbSession):
         if self.is_sweep():
             self.say(f"job {HydraConfig.get().job.num}: {' '.join(overrides)}")
         self.check(cfg)
-        if not cfg.get("file"):
+        if not (cfg.get("file") or cfg.get("real")):
             loading.run_directory(cfg.run)
         _show_log()
         if cfg.trust and os.getcwd() not in sys.path:  # else nothing of the folder one stands in is imported
@@ -520,6 +520,11 @@ class EvaluateSession(VerbSession):
             from .tasks import score_file
 
             show_scores(score_file(cfg, directory, overrides))
+            return
+        if cfg.real:
+            from .tasks import compare_folders
+
+            show_comparison(compare_folders(cfg, directory, overrides))
             return
         from .tasks import evaluate as task
 
@@ -593,8 +598,24 @@ def show_evaluation(outcome) -> None:
     from .table import evaluation_table, scores_table
 
     tables = [evaluation_table(outcome.verdict, outcome.figures, outcome.what)]
-    tables += [scores_table(lines(outcome.scores), outcome.scored)] if outcome.scores else []
+    if outcome.heard:
+        tables.append(heard_table(outcome.heard))
+    elif outcome.scores:
+        tables.append(scores_table(lines(outcome.scores), outcome.scored))
     _show_tables(outcome.directory, *tables)
+
+
+def show_comparison(outcome) -> None:
+    """The scores of two folders of sounds, on stdout."""
+    _show_tables(outcome.directory, heard_table(outcome.heard))
+
+
+def heard_table(heard):
+    """A set of sounds in words, and its scores."""
+    from .ensembles.scoring import lines
+    from .table import sounds_table
+
+    return sounds_table(heard.judged, lines(heard.scores), heard.what, heard.said)
 
 
 def show_scores(outcome) -> None:

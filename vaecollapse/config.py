@@ -212,6 +212,8 @@ class EvaluateSchema(ReadSchema):
     file: str | None = None
     variable: str | None = None
     truth: str | None = None
+    real: str | None = None
+    generated: str | None = None
     members: int | None = None
     mode: str | None = None
     temperature: float | None = None
@@ -408,6 +410,7 @@ def check_evaluation(cfg: DictConfig, schema: type = EvaluateSchema) -> None:
         _check_file(cfg)
     elif given := [name for name in ("variable", "truth") if cfg.get(name) is not None]:
         raise Refused(f"{given[0]} names a variable of file=, and no file is given: leave it out")
+    _check_folders(cfg)
     if missing := [str(key) for key in cfg if OmegaConf.is_missing(cfg, key)]:
         raise Refused(f"{missing[0]} has no value: type {missing[0]}=outputs/train/<time>, a run directory")
     _hold_to(schema, cfg)
@@ -421,6 +424,22 @@ def _check_file(cfg: DictConfig) -> None:
     for name in ("examples", "members", "mode", "temperature", "seed"):
         if cfg.get(name) is not None:
             raise Refused(f"{name} is of a run's own ensemble and has no effect with file={cfg.file}: leave it out")
+
+
+def _check_folders(cfg: DictConfig) -> None:
+    """Of two folders there is no run; Refused where one is given, or what only a run reads, or one folder alone."""
+    given = {name: cfg.get(name) for name in ("real", "generated")}
+    if not any(given.values()):
+        return
+    if missing := [name for name, value in given.items() if not value]:
+        raise Refused(f"{missing[0]} is missing: give both real=path/to/recordings and generated=path/to/samples")
+    if cfg.get("file") is not None or not OmegaConf.is_missing(cfg, "run"):
+        other = "file" if cfg.get("file") is not None else "run"
+        raise Refused(f"{other}={cfg.get(other)} and real={cfg.real}: give one of the two")
+    cfg.run = ""
+    for name in ("members", "mode", "temperature"):
+        if cfg.get(name) is not None:
+            raise Refused(f"{name} is of a run's own samples and has no effect with real={cfg.real}: leave it out")
 
 
 def _hold_to(schema: type, cfg: DictConfig) -> None:

@@ -56,11 +56,11 @@ EVALUATE_HELP = """\
 Measures a trained run from its directory alone: every reading of the latent on a split, the verdict on them, D, R and
 the ELBO, the importance-weighted NLL (where the likelihood is a density), and the error of reconstructions.
 
-usage: {name} run=DIR [key=value …]    or file=FILE
+usage: {name} run=DIR [key=value …]    or file=FILE, or real=DIR generated=DIR
 
 examples
   {name} run=outputs/train/<time>
-      the best checkpoint on the test split
+      the best checkpoint on the test split; of sounds also whether samples of the prior are collapsed or merely bad
   {name} run=outputs/train/<time> split=validation checkpoint=last
       the numbers that the training printed
   {name} run=copied "overrides=['dataset.root=/new/place']"
@@ -73,6 +73,10 @@ examples
       of rain fields: two scores of an ensemble whose z has seen the truth; all of them by the prior is the default
   {name} file=members.nc
       the scores of an ensemble in a file, with the truth beside the members
+  {name} real=recordings generated=samples
+      two folders of sounds: Fréchet and kernel distance, precision, recall, Vendi score, and the word
+  {name} real=a generated=b metric.embedding.path=net.pt2 metric.embedding.sample_rate=16000 metric.embedding.size=512
+      the same by your own network, which is executed
 
 keys
 {keys}

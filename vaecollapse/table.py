@@ -199,6 +199,22 @@ def samples_table(what: str, first: str) -> RenderableType:
     return Group(labelled("samples", what), labelled("open", first))
 
 
+def sounds_table(
+    judged: tuple[str, list[str]] | None, rows: Sequence[Sequence[str]], what: str, said: Sequence[str]
+) -> RenderableType:
+    """A set of sounds: the word and why, then its scores, each with half the 95 % interval of its distance to what real
+    clips have against real ones."""
+    table = columns(**{"score": "left", "value": "right", "95 %": "left", "real": "right", "": "left"})
+    for each in rows:
+        table.add_row(*each)
+    lines: list[RenderableType] = [labelled("sounds", what), Padding(table, (1, 0, 1, 2))]
+    if judged is not None:
+        word, why = judged
+        colour = {"alike": "bold green", "undecided": "bold yellow"}.get(word, "bold red")
+        lines.append(Text.assemble(("       set  ", "dim"), (word, colour), f"  {'; '.join(why)}"))
+    return Group(*lines, *(labelled("note", each) for each in said))
+
+
 def scores_table(rows: Sequence[Sequence[str]], what: str) -> RenderableType:
     """An ensemble's scores, each with half its 95 % interval over blocks, the truth's own, and what to know."""
     table = columns(**{"score": "left", "value": "right", "95 %": "left", "truth": "right", "": "left"})

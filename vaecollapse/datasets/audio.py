@@ -19,7 +19,7 @@ from .cache import Cache
 from .clips import Augment, Clips
 from .manifest import SPLITS, Row, listed, read_manifest
 from .recordings import CHANNELS, RATES, Recording, shown
-from .scan import Scan, find, scan
+from .scan import Scan, find, name_copies, scan
 from .signals import Files, Pack, source_of
 
 log = logging.getLogger(__name__)
@@ -175,6 +175,7 @@ class AudioFolderData(VAEData):
             cache=cache,
         )
         recordings = self._scan.recordings
+        name_copies(recordings)
         self._rate = rate = self.sample_rate or commonest_rate(recordings)
         sizes = [each.samples(rate) for each in recordings]
         self._length = self._length_for(sizes)

@@ -39,14 +39,15 @@ class Scan(NamedTuple):
 
 
 def find(
-    root: Path, suffixes: Collection[str] = SUFFIXES, *, kind: str = "audio", example: str = "path/to/recordings"
-) -> Listing:
+    root: Path, suffixes: Collection[str] = SUFFIXES, *, kind: str = "audio", example: str = "path/to/recordings",
+    key: str = "dataset.root",
+) -> Listing:  # fmt: skip
     """Files with one of `suffixes` below `root`, nothing hidden (`._*` is macOS metadata). Refused where there are
-    none; `kind` and `example` are words of that sentence.
+    none; `kind`, `example` and `key` are words of that sentence.
 
     Links to folders are followed, but none to a folder that is read already or lies above.
     """
-    seen = {_identity(folder) for folder in _checked(root, example).parents}
+    seen = {_identity(folder) for folder in _checked(root, example, key).parents}
     found, bad, plain, links = [], [], [""], []
     while plain or links:
         folder = (plain or links).pop()
@@ -72,20 +73,20 @@ def find(
                 (found if isinstance(each, Found) else bad).append(each)
     if not found and not bad:
         kinds = ", ".join(sorted(suffix[1:] for suffix in suffixes))
-        raise Refused(f"dataset.root={root} holds no {kind} files ({kinds}); type dataset.root={example}")
+        raise Refused(f"{key}={root} holds no {kind} files ({kinds}); type {key}={example}")
     return Listing(sorted(found), sorted(bad))
 
 
-def _checked(root: Path, example: str) -> Path:
+def _checked(root: Path, example: str, key: str) -> Path:
     """The folder's real path. Refused where there is no folder."""
     try:
         mode = os.stat(root).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise Refused(f"dataset.root={root} does not exist; type dataset.root={example}") from error
+        raise Refused(f"{key}={root} does not exist; type {key}={example}") from error
     except OSError as error:
-        raise Refused(f"dataset.root={root} cannot be read ({error.strerror}); give a folder that can") from error
+        raise Refused(f"{key}={root} cannot be read ({error.strerror}); give a folder that can") from error
     if not stat.S_ISDIR(mode):
-        raise Refused(f"dataset.root={root} is a file; type the folder it is in, dataset.root={root.parent}")
+        raise Refused(f"{key}={root} is a file; type the folder it is in, {key}={root.parent}")
     return root.resolve()
 
 
@@ -121,6 +122,7 @@ def scan(
     min_seconds: float,
     max_bad_fraction: float,
     cache: Cache,
+    key: str = "dataset.root",
 ) -> Scan:
     """Reads those files that the cached index does not hold as they are now. `examine` says what trim means.
 
@@ -136,8 +138,7 @@ def scan(
         else:
             recordings.append(result)
     quarantine.sort()
-    refuse_bad(root, len(recordings) + len(quarantine), quarantine, max_bad_fraction)
-    _name_copies(recordings)
+    refuse_bad(root, len(recordings) + len(quarantine), quarantine, max_bad_fraction, key=key)
     return Scan(recordings, quarantine)
 
 
@@ -181,7 +182,7 @@ def _recalled(each: Found, known: dict[str, list]) -> Recording | str | None:
     return None if kept.startswith(CLOSED) else kept  # a permission changes without the file
 
 
-def _name_copies(recordings: Sequence[Recording]) -> None:
+def name_copies(recordings: Sequence[Recording]) -> None:
     """Says which files have the same bytes."""
     first = {}
     for each in recordings:
@@ -194,13 +195,14 @@ def _name_copies(recordings: Sequence[Recording]) -> None:
 
 
 def refuse_bad(
-    root: Path, total: int, quarantine: Sequence[Quarantined], max_bad_fraction: float, *, kind: str = "audio"
-) -> None:
+    root: Path, total: int, quarantine: Sequence[Quarantined], max_bad_fraction: float, *, kind: str = "audio",
+    key: str = "dataset.root",
+) -> None:  # fmt: skip
     """Names the quarantined files in the log; Refused where they are too many."""
     every = [f"  {shown(bad.path)}: {bad.reason}" for bad in quarantine]
     lines = [*every[:NAMED], *([f"  … and {len(every) - NAMED} more"] if len(every) > NAMED else [])]
     if len(quarantine) == total:
-        raise Refused("\n".join([f"dataset.root={root} holds no usable {kind}; give other files than these:", *every]))
+        raise Refused("\n".join([f"{key}={root} holds no usable {kind}; give other files than these:", *every]))
     if len(quarantine) > max_bad_fraction * total:
         share = f"{len(quarantine)} of {total} files are bad, more than max_bad_fraction={max_bad_fraction:g}"
         raise Refused("\n".join([f"{share}; mend or remove them, or type a larger max_bad_fraction:", *every]))

@@ -2,6 +2,7 @@
 
 from .diagnosing import Diagnosed, diagnose
 from .fitting import Outcome, train
+from .listening import Heard, compare_folders
 from .measuring import Evaluated, evaluate
 from .sampling import Sampled, sample
 from .scoring import Scored, score_file
@@ -9,9 +10,11 @@ from .scoring import Scored, score_file
 __all__ = [
     "Diagnosed",
     "Evaluated",
+    "Heard",
     "Outcome",
     "Sampled",
     "Scored",
+    "compare_folders",
     "diagnose",
     "evaluate",
     "sample",

@@ -21,6 +21,7 @@ from ..diagnosis import value as value_of
 from ..elbo import ELBO, Objective, Progress
 from ..ensembles.pictures import write as write_pictures
 from ..evaluation import beside, blocks_of, bound, distinct, per_token, read, reconstruction, spread
+from ..listening.scoring import Compared
 from ..metrics.base import Score
 from ..refusal import Refused
 from ..regularizers.base import Regularizer
@@ -28,6 +29,7 @@ from ..run import Run
 from ..training import Training
 from ..vae import PART, VAE
 from .building import build_model, made, prepared, quiet_lightning
+from .listening import heard, told_of
 from .recording import other_data, record_start
 from .scoring import as_dicts, scored, too_alike
 
@@ -38,7 +40,7 @@ TRAINING_EXAMPLES = 512  # as its training probe has
 
 class Evaluated(NamedTuple):
     """What an evaluation found: the verdict on the split's readings, the figures beside it, and of what they are; of
-    fields the scores of their ensemble too."""
+    fields the scores of their ensemble too, of sounds those of the samples' set."""
 
     verdict: Verdict
     figures: dict[str, Finding]
@@ -46,6 +48,7 @@ class Evaluated(NamedTuple):
     directory: Path
     scores: list[Score] = []
     scored: str = ""
+    heard: Compared | None = None
 
 
 class Opened(NamedTuple):
@@ -111,6 +114,7 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     figures = made("the figures", lambda: measured(module, examples, data, weights, seed=seed, samples=cfg.samples))
     figures |= per_token(figures, nulls, given)
     judged = scored(module, data, cfg, examples.positions, seed=seed, overrides=overrides)
+    sounds = heard(module, data, cfg, examples.positions, seed=seed)
     # of a foreign command line nothing is composed, so nothing is prescribed
     facts = facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train")
     verdict = diagnose(found, training, facts)._replace(prescriptions=[])
@@ -121,10 +125,12 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     content = {**told, **verdict.as_dict(), "figures": {name: figure(each) for name, each in figures.items()}}
     if judged.scores:
         content |= {"scored": judged.what, "scores": as_dicts(judged.scores)}
+    if sounds:
+        content |= told_of(sounds)
     run.write("evaluation.json", content)
     write_pictures(directory / "pictures", judged.pictures)
     what = f"{len(examples)} {cfg.split} examples, {run_.named(cfg.run)}"
-    return Evaluated(verdict, figures, what, directory, judged.scores, judged.what)
+    return Evaluated(verdict, figures, what, directory, judged.scores, judged.what, sounds)
 
 
 def moved(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -22,9 +22,11 @@ from ..ensembles.pictures import Picture
 from ..ensembles.reading import Stored
 from ..ensembles.scoring import scores
 from ..evaluation import quiet
+from ..listening.embedding import Embedding
 from ..metrics.base import Metric, Score
 from ..metrics.diversity import analog_members
 from ..metrics.fields import Fields
+from ..metrics.sets import SetMetric
 from ..refusal import Refused
 from ..run import Run
 from ..sampling import Shown
@@ -34,7 +36,7 @@ from .recording import provenance
 
 MEMBERS = 10
 LIBRARY = 4096  # training fields that analogs are looked for among
-OF_ENSEMBLES = ("members", "mode", "temperature")  # keys that only fields read
+OF_ENSEMBLES = ("members", "mode", "temperature")  # keys that only fields read, and of sounds all but the first
 
 
 class Scored(NamedTuple):
@@ -113,11 +115,12 @@ class Library:
 
 
 def metrics_of(cfg: DictConfig) -> Mapping[str, Metric]:
-    """The metrics, empty."""
+    """The metrics of fields, empty."""
     found = made("metric", lambda: instantiate(OmegaConf.select(cfg, "metric") or {}), Mapping)
-    for name, metric in found.items():
+    of_fields = {name: each for name, each in found.items() if not isinstance(each, SetMetric | Embedding)}
+    for name, metric in of_fields.items():
         made(f"metric.{name}", lambda metric=metric: metric, Metric)
-    return found
+    return of_fields
 
 
 def condition_of(data: FieldData, split: str) -> Callable[[Int[Tensor, " n"]], Float[Tensor, "n height width"]]:
@@ -145,10 +148,12 @@ def scored(
     """The ensemble that a run draws for a split, scored and pictured. Refused where data are no fields and something
     was typed that only fields have."""
     if not isinstance(data, FieldData):
-        given = [key for key in OF_ENSEMBLES if cfg.get(key) is not None]
-        given += [line for line in overrides if re.match(r"[+~]*metric\b", line)]
+        of_sounds = "sample_rate" in data.facts
+        given = [key for key in OF_ENSEMBLES[: 1 if of_sounds else None] if cfg.get(key) is not None]
+        given += [] if of_sounds else [line for line in overrides if re.match(r"[+~]*metric\b", line)]
         if given:
-            raise Refused(f"{given[0]} has no effect: this run's data are no fields, so leave it out")
+            what = "no fields" if of_sounds or given[0] == "members" else "neither fields nor sounds"
+            raise Refused(f"{given[0]} has no effect: this run's data are {what}, so leave it out")
         return Judged()
     if not (metrics := metrics_of(cfg)):
         return Judged()

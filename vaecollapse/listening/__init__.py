@@ -1,0 +1,1 @@
+"""Sets of sounds heard as numbers: clips embedded, compared with real ones, and put into words."""
