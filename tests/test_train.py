@@ -16,8 +16,8 @@ import torch
 from omegaconf import OmegaConf
 
 from vaecollapse import cli, config, tasks
+from vaecollapse.labels import NAMES, number
 from vaecollapse.prescriptions import STATES
-from vaecollapse.table import NAMES, number
 from vaecollapse.tasks.fitting import usual_rate
 
 SCRIPT = Path(sys.executable).parent / cli.NAME
