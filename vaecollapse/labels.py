@@ -62,12 +62,15 @@ BESIDE = (
 )
 
 
-def number(value: float | None) -> str:
+Number = int | float | None
+
+
+def number(value: Number) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
 def written(
-    name: str, value: float | None, se: float | None, threshold: float | None, status: str, note: str
+    name: str, value: Number, se: Number, threshold: Number, status: str, note: str
 ) -> tuple[str, str, str, str, str]:
     """A reading's cells: what it is called, its value, half its 95 % interval, the size that matters where it decides,
     and what it says.

@@ -103,7 +103,7 @@ def read_json(directory: Path, name: str) -> dict:
 # ---- config.yaml
 
 
-Parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where it is there: ten times faster
+Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where it is there: ten times faster
 
 
 class _Plain(Parser):

@@ -46,9 +46,8 @@ def report(
     put(file, text)
     read_, other = len(data["runs"]), len(data["unread"])
     from_cache = f", {kept.hits} as they were read before" if kept.hits else ""
-    what = f"{read_} run{'s' * (read_ != 1)}{from_cache}" + (
-        f"; {other} not readable, named on the page" if other else ""
-    )
+    unread = f"; {other} not readable, named on the page" if other else ""
+    what = f"{read_} run{'s' * (read_ != 1)}{from_cache}{unread}"
     return Reported(file, what, text if form == "markdown" else None)
 
 
@@ -61,8 +60,5 @@ def put(file: Path, text: str) -> None:
 def leave_page(directory: Path) -> None:
     """report.html of a training that has just ended, in its own directory."""
     record = read(Place(directory, directory.name), own=True)
-    made = time.strftime("%Y-%m-%d %H:%M")
-    put(
-        directory / "report.html",
-        html(data_of([record], shlex.join(["vaecollapse-report", f"runs={directory}"]), made)),
-    )
+    command = shlex.join(["vaecollapse-report", f"runs={directory}"])
+    put(directory / "report.html", html(data_of([record], command, time.strftime("%Y-%m-%d %H:%M"))))

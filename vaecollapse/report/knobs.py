@@ -1,5 +1,6 @@
 """What differs between runs: the knobs that vary, their levels, and the phase table of any two of them."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,7 @@ def binned(key: str, values: Sequence[Any], numbers: Sequence[float]) -> tuple[l
     first, width = scale(low), (scale(high) - scale(low)) / BINS
     back = math.exp if scale is math.log else float
     edges = [back(first + i * width) for i in range(BINS + 1)]
-    names = [f"{a:.3g} – {b:.3g}" for a, b in zip(edges, edges[1:], strict=False)]
+    names = [f"{a:.3g} – {b:.3g}" for a, b in itertools.pairwise(edges)]
     rest = sorted({worded(key, value) for value in values if not is_number(value)})
     place = {word: BINS + i for i, word in enumerate(rest)}
     index = [

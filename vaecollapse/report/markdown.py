@@ -7,7 +7,8 @@ from typing import Any
 from ..labels import number
 from . import knobs
 
-ROWS = 100  # of a table
+ROWS, KNOBS = 100, 8  # of a table
+SIGNS = {sign: f"\\{sign}" for sign in "\\`*_[]|#~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def markdown(data: Mapping[str, Any]) -> str:
@@ -15,27 +16,16 @@ def markdown(data: Mapping[str, Any]) -> str:
     runs = data["runs"]
     parts = one(runs[0]) if len(runs) == 1 else many(data)
     if data["unread"]:
-        parts += [
-            "",
-            "Not read:",
-            "",
-            *(f"- {cell(name)} ({state}): {cell(note)}" for name, state, note in data["unread"]),
-        ]
-    return "\n".join(
-        [*parts, "", f"Made by vaecollapse {data['version']}, {data['made']}: {code(data['command'])}", ""]
-    )
+        parts += ["", "Not read:", ""]
+        parts += [f"- {cell(name)} ({state}): {cell(note)}" for name, state, note in data["unread"]]
+    made = f"Made by vaecollapse {data['version']}, {data['made']}: {code(data['command'])}"
+    return "\n".join([*parts, "", made, ""])
 
 
 def cell(value: object) -> str:
     """A text that is no markup, whatever it holds."""
     text = " ".join(str(value).split())
-    for sign in "\\`*_[]<>|#~":
-        text = (
-            text.replace(sign, f"\\{sign}")
-            if sign not in "<>"
-            else text.replace(sign, {"<": "&lt;", ">": "&gt;"}[sign])
-        )
-    return text
+    return "".join(SIGNS.get(sign, sign) for sign in text)
 
 
 def code(text: str) -> str:
@@ -74,17 +64,8 @@ def many(data: Mapping[str, Any]) -> list[str]:
         of = f" of {cell(data['groups'][group])}" if len(data["groups"]) > 1 else ""
         parts += [f"Best healthy run{of}: selection {number(runs[place]['selection'])}, {code(command)}", ""]
     parts += phases(data)
-    head = [
-        "run",
-        *(cell(each["name"]) for each in data["knobs"]),
-        "verdict",
-        "selection",
-        "R",
-        "D",
-        "value of z",
-        "rank",
-        "",
-    ]
+    names = (cell(each["name"]) for each in data["knobs"][:KNOBS])
+    head = ["run", *names, "verdict", "selection", "R", "D", "value of z", "rank", ""]
     parts += table(head, [row(run) for run in runs[:ROWS]])
     parts += [f"and {len(runs) - ROWS} more"] if len(runs) > ROWS else []
     return [*parts, *comparisons(data)]
@@ -92,7 +73,7 @@ def many(data: Mapping[str, Any]) -> list[str]:
 
 def row(run: Mapping[str, Any]) -> list[str]:
     mark = {True: "frontier", False: "dominated", None: run["state"]}[run["frontier"]]
-    words = [cell(word) for word in run["words"]]
+    words = [cell(word) for word in run["words"][:KNOBS]]
     numbers = [number(run[name]) for name in ("selection", "rate", "distortion", "gap", "information_rank")]
     return [cell(run["name"]), *words, code(run["verdict"] or "–"), *numbers, mark]
 
@@ -139,7 +120,7 @@ def against(base: int, rows: Sequence[Mapping[str, Any]], data: Mapping[str, Any
     return ["", said, "", *table(head, lines)]
 
 
-def interval(difference: Sequence[float | None] | None) -> str:
+def interval(difference: Sequence[int | float | None] | None) -> str:
     """The mean with half its interval, bold where that excludes 0."""
     if difference is None or difference[0] is None:
         return "–"

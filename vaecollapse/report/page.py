@@ -28,7 +28,7 @@ PANELS = [
     ["distortion D", ["val/distortion", "train/distortion"], False],
     ["selection value", ["val/selection"], False],
     ["weight of the KL", ["train/objective/weight_applied", "train/objective/weight_declared"], True],
-    ["objective and its penalty", ["train/objective/total", "train/objective/penalty"], False],
+    ["objective", ["train/objective/total", "train/objective/penalty"], False],
     ["learning rate", ["train/lr"], True],
 ]
 DRAWN = frozenset(name for _, names, _ in PANELS for name in names)
@@ -70,7 +70,7 @@ def knob(key: str, records: Sequence[Record]) -> dict[str, Any]:
     return {"name": knobs.label(key), "levels": words, "index": index}
 
 
-def figure(record: Record, reading: str) -> float | None:
+def figure(record: Record, reading: str) -> int | float | None:
     return (record.get("verdict") or {}).get("values", {}).get(reading)
 
 

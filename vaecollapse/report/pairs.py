@@ -1,4 +1,4 @@
-"""Settings of a sweep against one another: what is alike but for the seed is one setting, and equal seeds make pairs."""
+"""Settings of a sweep against one another: runs alike but for the seed are one setting, equal seeds make pairs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

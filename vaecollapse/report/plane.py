@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Point = tuple[float, float]
+Point = tuple[int | float, int | float]
 
 
 def frontier(points: Sequence[Point]) -> list[bool]:

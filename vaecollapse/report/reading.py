@@ -15,7 +15,7 @@ from ..labels import BESIDE, written
 from ..prescriptions import MEANING, STATES
 from ..refusal import Refused
 from .folders import Place
-from .series import heat, is_number, of_rows
+from .series import Number, heat, is_number, of_rows
 
 FILES = ("config.yaml", "overrides.txt", "provenance.json", "preflight.json", "trained.json", "verdict.json",
          "metrics.jsonl", "units.csv", "events.jsonl")  # fmt: skip
@@ -101,7 +101,7 @@ def _read(root: Path, own: bool) -> Record:
 # ---- how far it is
 
 
-def progress(root: Path, ended: bool, step: float, planned: object, own: bool) -> tuple[str, str]:
+def progress(root: Path, ended: bool, step: Number, planned: object, own: bool) -> tuple[str, str]:
     """finished, running or stopped, and in words."""
     far = f"step {step:g} of {planned}" if is_number(planned) else f"step {step:g}"
     marks = [] if own else [root / name for name in HELD if os.path.lexists(root / name)]
@@ -199,7 +199,7 @@ def kind(cfg: Mapping, provenance: Mapping) -> list[str]:
     return [f"{names[0]}, {names[1]}", of_data, json.dumps(likelihood, sort_keys=True)]
 
 
-def selection(series: Mapping) -> list[float] | None:
+def selection(series: Mapping) -> list[Number] | None:
     """The best selection value and its step."""
     steps, values = series.get("val/selection", ([], []))
     pairs = [(value, step) for step, value in zip(steps, values, strict=True) if value is not None]
@@ -238,16 +238,14 @@ def shown(content: Mapping) -> Record | None:
         commands = [[p["command"], str(p["why"])] for p in content["prescriptions"] if loading.is_ours(p["command"])]
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
-    absent = written("", None, None, None, "undefined", "")
+    absent = {name: list(written(name, None, None, None, "undefined", "")) for name in deciding}
     return {
         "verdict": content["verdict"],
         "confidence": content["confidence"],
         "meaning": MEANING[content["verdict"]],
-        "deciding": [
-            readings.get(name, [written(name, None, None, None, "", "")[0], *absent[1:]]) for name in deciding
-        ],
-        "beside": [readings[n] for n in BESIDE if n in readings and n not in deciding and readings[n][1] != "–"],
-        "others": [readings[n] for n in others if readings[n][1] != "–"],
+        "deciding": [readings.get(name, absent[name]) for name in deciding],
+        "beside": [readings[n] for n in BESIDE if n in readings and n not in deciding and told(readings[n])],
+        "others": [readings[n] for n in others if told(readings[n])],
         **found,
         "commands": commands,
         "values": values,
@@ -262,10 +260,15 @@ def shown(content: Mapping) -> Record | None:
 TEXTS = ("mechanisms", "findings", "refuted", "missing")
 
 
+def told(row: list[str]) -> bool:
+    """Is there something to say? (Without a flow the KL per unit is exact.)"""
+    return row[1] != "–" and row[4] != "exact"
+
+
 def cells(name: str, reading: Mapping) -> list[str]:
     value, se, threshold = (reading[key] for key in ("value", "se", "threshold"))
-    numbers = [each if is_number(each) else None for each in (value, se, threshold)]
-    return list(written(name, *numbers, str(reading["status"]), str(reading["note"])))
+    value, se, threshold = (each if is_number(each) else None for each in (value, se, threshold))
+    return list(written(name, value, se, threshold, str(reading["status"]), str(reading["note"])))
 
 
 def partial(last: Mapping, series: Mapping) -> Record:
@@ -293,12 +296,9 @@ def event_row(event: Mapping) -> list[Any]:
         text = str(event.get("alarm", ""))
     elif word == "verdict":
         said = event.get("findings")
-        text = ": ".join(
-            [str(event.get("to")), "; ".join(map(str, said))] if isinstance(said, list) else [str(event.get("to"))]
-        )
+        text = "; ".join([str(event.get("to")), *map(str, said if isinstance(said, list) else [])])
     else:
         rest = {key: value for key, value in event.items() if key not in ("step", "epoch", "event")}
-        text = ", ".join(
-            f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in rest.items()
-        )
+        words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in rest.items()}
+        text = ", ".join(f"{key} {word}" for key, word in words.items())
     return [step if is_number(step) else None, word, text[:TEXT]]

@@ -22,6 +22,8 @@ KINDS = {
 ORDER = ("real", "reconstruction", "other z", "prior", "sample", "mean z", "interpolation")  # of sounds, then the rest
 LARGEST, LONGEST_TEXT, FILES, PICTURES = 2**21, 20_000, 400, 60  # bytes and characters of one, how many
 
+EMPTY = {"folder": None, "sounds": [], "pictures": [], "texts": [], "left_out": 0}
+
 
 class Purse:
     """How many bytes may still be embedded; what did not fit is named."""
@@ -110,7 +112,6 @@ def listed(root: Path, purse: Purse) -> Iterator[list[str]]:
         found = purse.file(root, f"pictures/{name}") if plain else None
         title, caption = (str(entry.get(key) or "") for key in ("title", "caption"))
         if found is None:
-            caption = (
-                f"{caption} ({loading.printable(name)} is not embedded: missing, too large, or no picture)".strip()
-            )
+            why = f"({loading.printable(name)} is not embedded: missing, too large, or no picture)"
+            caption = f"{caption} {why}".strip()
         yield [title or name, caption, found[1] if found and found[0] == "picture" else ""]

@@ -1,14 +1,15 @@
-"""What a screen can show of a series: fewer points with the same ends and extremes, and the KL of units as a picture."""
+"""What a screen can show of a series: fewer points with the same ends and extremes, and the KL of units as a table."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
-Numbers = list[float | None]
+Number = int | float
+Numbers = list[Number | None]
 MOST_ROWS = 128  # of a heat map
 
 
-def rounded(value: float | None, digits: int = 5) -> float | None:
+def rounded(value: Number | None, digits: int = 5) -> float | None:
     """To so many significant digits; what is not finite is None.
 
     >>> rounded(1234.5678), rounded(float("nan")), rounded(0.000123456, 3)
@@ -19,7 +20,7 @@ def rounded(value: float | None, digits: int = 5) -> float | None:
     return float(f"{value:.{digits}g}")
 
 
-def thinned(steps: Sequence[float], values: Sequence[float], most: int) -> tuple[list[float], list[float]]:
+def thinned(steps: Sequence[Number], values: Sequence[Number], most: int) -> tuple[list[Number], list[Number]]:
     """At most `most` of the points, in order: both ends, and of each stretch between them its lowest and highest.
 
     >>> thinned([0, 1, 2, 3, 4, 5], [0, 9, 1, 1, -9, 0], 4)
@@ -38,9 +39,9 @@ def thinned(steps: Sequence[float], values: Sequence[float], most: int) -> tuple
     return [steps[i] for i in places], [values[i] for i in places]
 
 
-def of_rows(rows: Sequence[Mapping], most: int) -> dict[str, tuple[list[float], Numbers]]:
+def of_rows(rows: Sequence[Mapping], most: int) -> dict[str, tuple[list[Number], Numbers]]:
     """Every finite number of metrics rows by its name, thinned."""
-    found: dict[str, tuple[list[float], list[float]]] = {}
+    found: dict[str, tuple[list[Number], list[Number]]] = {}
     for row in rows:
         step = row.get("step")
         if not is_number(step):
@@ -53,27 +54,27 @@ def of_rows(rows: Sequence[Mapping], most: int) -> dict[str, tuple[list[float], 
     return {name: again(in_time(*pair), most) for name, pair in found.items()}
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def in_time(steps: list[float], values: list[float]) -> tuple[list[float], list[float]]:
+def in_time(steps: list[Number], values: list[Number]) -> tuple[list[Number], list[Number]]:
     """By step; of several readings at one step the last."""
     last = dict(zip(steps, values, strict=True))
     order = sorted(last)
     return order, [last[step] for step in order]
 
 
-def again(pair: tuple[Sequence[float], Sequence[float]], most: int) -> tuple[list[float], Numbers]:
+def again(pair: tuple[Sequence[Number], Sequence[Number]], most: int) -> tuple[list[Number], Numbers]:
     """A series thinned further, its numbers short."""
     steps, values = thinned(*pair, most)
     return steps, [rounded(value) for value in values]
 
 
-def heat(readings: Mapping[int, Mapping[int, float]], rows: int = MOST_ROWS, columns: int = 200) -> dict[str, Any]:
-    """Per-unit KL over time, of `readings` (step → unit → KL): `units` (their numbers, highest final KL first), `steps`,
-    `kl` (a row for each of `units` over `steps`, None where nothing was read), and `of`, how many units there are. Of more units than rows those at even distances in the order of
-    their final KL are shown, the first and last among them; of more readings than columns likewise."""
+def heat(readings: Mapping[int, Mapping[int, Number]], rows: int = MOST_ROWS, columns: int = 200) -> dict[str, Any]:
+    """Per-unit KL over time, of `readings` (step → unit → KL): `units` (highest final KL first), `steps`, `kl` (a row
+    for each of `units` over `steps`, None where nothing was read), and `of`, how many units there are. Of more units
+    than rows those at even distances in that order are shown, the first and last among them; of readings likewise."""
     steps = spread(sorted(readings), columns)
     if not steps:
         return {"units": [], "steps": [], "kl": [], "of": 0}

@@ -93,9 +93,12 @@ function near([steps, values], step) { // the last value at or before a step
   return found;
 }
 
+// the size that matters belongs on the axis of the value of z: what is far below it is nothing
+function barred(name) { return name === "val/latent/gap"; }
+
 function panel(run, title, names, zero, x, width, last, cursors) {
   const limits = (run.evidence && run.evidence.limits) || {}, bar = Object.hasOwn(limits, names[0]) ? limits[names[0]] : null;
-  const every = names.flatMap((name) => run.series[name][1]), range = extent(zero ? [...every, 0] : every);
+  const every = names.flatMap((name) => run.series[name][1]), range = extent(zero ? [...every, 0, barred(names[0]) ? bar : null] : every);
   const figure = svg("svg", { width, height: PANEL, class: "panel", role: "img", "aria-label": title });
   if (!range) return figure;
   if (range[0] < 0 && every.every((value) => value == null || value >= 0)) range[0] = 0;
