@@ -77,8 +77,8 @@ def walk(top: Path) -> Iterator[Path]:
         path, depth = waiting.pop()
         try:
             about = path.stat()
-            inner = [entry for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
-        except OSError:  # gone, closed to us, or links in a circle
+            inner = [entry for entry in os.scandir(path) if not entry.name.startswith(".") and is_folder(entry)]
+        except OSError:  # gone, or closed to us
             continue
         if (about.st_dev, about.st_ino) in seen:
             continue
@@ -88,6 +88,13 @@ def walk(top: Path) -> Iterator[Path]:
         elif depth < DEEPEST:
             names = sorted((Path(entry.path) for entry in inner), key=in_order, reverse=True)
             waiting += [(each, depth + 1) for each in names]
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def in_order(path: Path) -> tuple:

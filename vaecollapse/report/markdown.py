@@ -53,7 +53,7 @@ def one(run: Mapping[str, Any]) -> list[str]:
         parts += ["", *(f"- {name}: {cell(line)}" for line in evidence[lines])] if evidence[lines] else []
     parts += ["", "Try next:", ""] if evidence["commands"] else []
     parts += [f"- {code(command)}  {cell(why)}" for command, why in evidence["commands"]]
-    return [*parts, "", f"Of {code(run['command'])}"]
+    return [*parts, "", f"Run {cell(run['name'])}: {code(run['command'])}"]
 
 
 def many(data: Mapping[str, Any]) -> list[str]:

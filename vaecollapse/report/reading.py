@@ -76,6 +76,7 @@ def _read(root: Path, own: bool) -> Record:
     if written_by != __version__:
         faults.append(f"written by vaecollapse {loading.printable(written_by)}, read by {__version__}")
     overrides = tried(loading.read_text, "overrides.txt", "").splitlines()
+    of_units = tried(units, "units.csv", heat({}) | {"exact": True})
     return {
         "state": state,
         "note": "; ".join(filter(None, [note, *faults])),
@@ -85,11 +86,11 @@ def _read(root: Path, own: bool) -> Record:
         "overrides": overrides,
         "command": shlex.join(["vaecollapse-train", *overrides]),
         "series": series,
-        "heat": tried(units, "units.csv", heat({}) | {"exact": True}),
+        "heat": of_units,
         "events": [event_row(event) for event in events[-EVENTS:]],
         "planned": planned if is_number(planned) else None,
         "step": step,
-        "selection": selection(series),
+        "selection": selection(metrics),
         "plan": plan(preflight),
         "ended": {name: value for name, value in ended.items() if is_number(value)},
         "provenance": provenance,
@@ -199,10 +200,10 @@ def kind(cfg: Mapping, provenance: Mapping) -> list[str]:
     return [f"{names[0]}, {names[1]}", of_data, json.dumps(likelihood, sort_keys=True)]
 
 
-def selection(series: Mapping) -> list[Number] | None:
+def selection(metrics: list[dict]) -> list[Number] | None:
     """The best selection value and its step."""
-    steps, values = series.get("val/selection", ([], []))
-    pairs = [(value, step) for step, value in zip(steps, values, strict=True) if value is not None]
+    found = [(row["val/selection"], row.get("step")) for row in metrics if is_number(row.get("val/selection"))]
+    pairs = [pair for pair in found if is_number(pair[1])]
     return list(min(pairs)) if pairs else None
 
 

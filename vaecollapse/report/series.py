@@ -65,9 +65,9 @@ def in_time(steps: list[Number], values: list[Number]) -> tuple[list[Number], li
     return order, [last[step] for step in order]
 
 
-def again(pair: tuple[Sequence[Number], Sequence[Number]], most: int) -> tuple[list[Number], Numbers]:
+def again(pair: Sequence[Sequence[Number]], most: int) -> tuple[list[Number], Numbers]:
     """A series thinned further, its numbers short."""
-    steps, values = thinned(*pair, most)
+    steps, values = thinned(pair[0], pair[1], most)
     return steps, [rounded(value) for value in values]
 
 

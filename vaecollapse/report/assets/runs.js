@@ -78,12 +78,16 @@ function phaseOf() {
   const chosen = [first[0] ?? 0, first[1] ?? -1];
   const holder = el("div", { class: "scroll" });
   let kept = DATA.runs;
-  const draw = () => holder.replaceChildren(phaseTable(chosen[0], chosen[1], kept));
+  const draw = () => {
+    holder.replaceChildren(phaseTable(chosen[0], chosen[1], kept));
+    whole.classList.toggle("wide", DATA.knobs[chosen[0]].levels.length > 8);
+  };
   listeners.push((runs) => { kept = runs; draw(); });
   const pick = (place, label) => el("label", {}, label, el("select", { class: "axis", onchange: (event) => { chosen[place] = Number(event.target.value); draw(); } },
     place ? el("option", { value: -1 }, "none") : null, DATA.knobs.map((knob, k) => el("option", { value: k, selected: k === chosen[place] }, knob.name))));
-  return section("Phase diagram", el("div", { class: "filters" }, pick(0, "across "), pick(1, "down ")), holder,
+  const whole = section("Phase diagram", el("div", { class: "filters" }, pick(0, "across "), pick(1, "down ")), holder,
     el("p", { class: "dim" }, "Letter and colour of the commonest verdict, a stripe in proportion to all; a cell opens its only run, or filters to its runs."));
+  return whole;
 }
 
 function phaseTable(across, down, kept) {
@@ -107,7 +111,7 @@ function phaseCell(runs, where, levels) {
   let sum = 0;
   const stops = words.map(([word, count]) => { const from = sum; sum += count; return `${look(word)[0]} ${(100 * from) / runs.length}% ${(100 * sum) / runs.length}%`; });
   const said = words.map(([word, count]) => `${word} ×${count}`);
-  const cell = el("button", { type: "button", "aria-label": `${where}: ${said.join(", ")}`, onclick: () => { runs.length === 1 ? openRun(runs[0]) : onlyLevels(levels); } }, el("b", {}, look(words[0][0])[1]), runs.length > 1 ? ` ${words[0][1]}/${runs.length}` : "");
+  const cell = el("button", { type: "button", "aria-label": `${where}: ${said.join(", ")}`, onclick: () => { runs.length === 1 ? openRun(runs[0]) : onlyLevels(levels); } }, el("b", {}, look(words[0][0])[1]), words.length > 1 ? ` ${words[0][1]}/${runs.length}` : "");
   cell.style.background = `linear-gradient(to right, ${stops.join(",")}) bottom / 100% ${words.length > 1 ? 9 : 0}px no-repeat, ${look(words[0][0])[0]}`;
   cell.style.color = ink(look(words[0][0])[0]);
   cell.classList.toggle("mixed", words.length > 1);
@@ -154,21 +158,21 @@ function plane(group, kept, width) {
   const edge = runs.filter((run) => run.frontier).sort((a, b) => a.rate - b.rate);
   figure.append(svg("path", { class: "frontier", d: edge.map((run, i) => (i ? `H${x(run.rate)}V${y(run.distortion)}` : `M${x(run.rate)},${y(run.distortion)}`)).join("") }));
   const here = new Set(kept), order = runs.filter((run) => here.has(run)).sort((a, b) => a.rate - b.rate);
-  const marks = order.map((run) => {
+  const marks = order.map((run) => { // the frontier above what it dominates
     const [colour, , shape] = look(run.word);
     const mark = glyph(shape, x(run.rate), y(run.distortion), runs.length > 300 ? 3.5 : 5, { fill: run.frontier && shape !== "ring" ? colour : "var(--page)", stroke: colour, "stroke-width": run.frontier ? 2 : 1.5, class: "mark", "data-run": run.at });
     mark.addEventListener("pointerenter", (event) => tell(run, event));
     mark.addEventListener("pointerleave", hush);
     mark.addEventListener("click", () => openRun(run));
-    figure.append(mark);
     return mark;
   });
+  figure.append(...marks.filter((_, i) => !order[i].frontier), ...marks.filter((_, i) => order[i].frontier));
   let place = -1;
   figure.addEventListener("keydown", (event) => {
     const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (event.key === "Enter" && place >= 0) return openRun(order[place]);
-    if (!move || !order.length) return;
-    event.preventDefault();
+    if ((!move && event.key !== "Enter") || !order.length) return;
+    event.preventDefault(); // else the Enter that opens a run presses its close button
+    if (!move) { if (place >= 0) openRun(order[place]); return; }
     if (place >= 0) marks[place].classList.remove("chosen");
     place = (place + move + order.length) % order.length;
     marks[place].classList.add("chosen");
@@ -203,7 +207,7 @@ function tableOf() {
     more.textContent = `show all ${order.length}`;
     more.hidden = all || order.length <= SHORT;
   };
-  const heads = keys.map(([title], i) => el("th", { scope: "col", "aria-sort": i ? "none" : "ascending" }, el("button", { type: "button", onclick: () => {
+  const heads = keys.map(([title], i) => el("th", { scope: "col", class: i > 1 + knobs.length && title ? "right" : "", "aria-sort": i ? "none" : "ascending" }, el("button", { type: "button", onclick: () => {
     down = column === i && !down;
     heads[column].setAttribute("aria-sort", "none");
     column = i;
