@@ -3,14 +3,17 @@
 import fcntl
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 from planted_runs import add_sounds, plant
 
-from vaecollapse import cli
+from vaecollapse import cli, config
+from vaecollapse.help import keys_of
 from vaecollapse.refusal import Refused
 from vaecollapse.report import Kept, leave_page, report
 from vaecollapse.report.folders import Place, places
@@ -309,3 +312,27 @@ def test_what_cannot_be_reported_is_one_sentence(tmp_path, monkeypatch, capsys, 
     told = capsys.readouterr().err
     assert said in told and "Traceback" not in told
     assert not list(tmp_path.glob("outputs/report/*"))
+
+
+def test_a_report_needs_neither_torch_nor_lightning(tmp_path):
+    plant(tmp_path / "run")
+    program = (
+        f"import sys\nfrom vaecollapse.cli import report\nsys.argv = ['{cli.REPORT}', 'runs=run']\ncode = report()\n"
+        "print([name for name in ('torch', 'lightning', 'torchmetrics', 'wandb') if name in sys.modules], code)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[] 0", done.stderr
+
+
+def test_help_shows_every_key_and_commands_that_are_valid(tmp_path, monkeypatch, capsys):
+    assert command(monkeypatch, tmp_path, "--help") == 0
+    told = capsys.readouterr().out
+    assert [name for name, *_ in keys_of("report")] == ["runs", "format", "out", "cache"]
+    assert all(f"  {name}={value}" in told for name, value, _ in keys_of("report"))
+    lines = [line.strip() for line in told.splitlines() if line.strip().startswith(f"{cli.REPORT} ")]
+    assert len(lines) == 6
+    config.register()
+    for line in lines:
+        with hydra.initialize_config_dir(str(config.folder()), job_name="report", version_base="1.3"):
+            config.check_report(hydra.compose("report", shlex.split(line)[1:]))
