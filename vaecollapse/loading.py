@@ -49,8 +49,10 @@ def printable(text: str) -> str:
 
 def is_ours(command: object) -> bool:
     """Is it a training's command and nothing else? (It is shown to be pasted into a shell.)"""
+    if not isinstance(command, str) or not command.isprintable():
+        return False
     try:
-        words = shlex.split(command) if isinstance(command, str) else []
+        words = shlex.split(command)
     except ValueError:
         return False
     return words[:1] == ["vaecollapse-train"] and shlex.join(words) == command

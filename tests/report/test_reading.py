@@ -166,6 +166,8 @@ def test_what_is_read_is_what_the_files_say(tmp_path):
     assert record["heat"]["units"] == [0, 1, 2] and record["heat"]["steps"] == [8, 16, 24, 32, 40]
     assert record["series"]["train/objective/weight_applied"][1][-1] == 2
     assert record["command"] == "vaecollapse-train model=linear beta=2 capacity=8 seed=0"
+    (tmp_path / "run" / "overrides.txt").write_text("model=linear\n\x1b[201~rm -rf x\n")
+    assert "\x1b" not in read(Place(tmp_path / "run", "run"))["command"], "it is to be pasted into a terminal"
     assert record["selection"][0] == pytest.approx(sum(verdict["readings"][n]["value"] for n in ("rate", "distortion")))
 
 
@@ -219,6 +221,7 @@ def test_the_page_holds_what_runs_say_as_data_alone_and_asks_for_nothing(tmp_pat
 
 def test_markdown_cells_are_no_markup():
     assert cell("a|b\n<i>*x*") == "a\\|b &lt;i&gt;\\*x\\*"
+    assert "\x1b" not in cell("\x1b[2J") + code("\x1b[2J")
     assert code("a ``b`` `c`") == "``` a ``b`` `c` ```"
 
 

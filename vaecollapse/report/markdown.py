@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..labels import number
+from ..loading import printable
 from . import knobs
 
 ROWS, KNOBS = 100, 8  # of a table
@@ -24,13 +25,13 @@ def markdown(data: Mapping[str, Any]) -> str:
 
 def cell(value: object) -> str:
     """A text that is no markup, whatever it holds."""
-    text = " ".join(str(value).split())
+    text = printable(" ".join(str(value).split()))
     return "".join(SIGNS.get(sign, sign) for sign in text)
 
 
 def code(text: str) -> str:
     """A command between as many backticks as it needs."""
-    text = " ".join(text.splitlines())
+    text = printable(" ".join(text.splitlines()))
     fence = "`" * (max((len(run) for run in "".join(c if c == "`" else " " for c in text).split()), default=0) + 1)
     return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
 

@@ -75,7 +75,8 @@ def _read(root: Path, own: bool) -> Record:
     written_by = str(provenance.get("vaecollapse", __version__))
     if written_by != __version__:
         faults.append(f"written by vaecollapse {loading.printable(written_by)}, read by {__version__}")
-    overrides = tried(loading.read_text, "overrides.txt", "").splitlines()
+    typed = tried(loading.read_text, "overrides.txt", "").splitlines()
+    overrides = [loading.printable(line) for line in typed]  # they go to terminals, by way of a copy
     of_units = tried(units, "units.csv", heat({}) | {"exact": True})
     return {
         "state": state,

@@ -148,11 +148,10 @@ function plane(group, kept, width) {
   const height = Math.max(240, Math.min(400, width * 0.62)), left = 58, bottom = 40;
   const runs = DATA.runs.filter((run) => run.group === group && run.frontier != null);
   const [xs, ys] = [extent(runs.map((run) => run.rate)), extent(runs.map((run) => run.distortion))];
-  if (xs[0] < 0) xs[0] = Math.min(0, ...runs.map((run) => run.rate));
   const x = (value) => left + ((value - xs[0]) / (xs[1] - xs[0])) * (width - left - 14);
   const y = (value) => height - bottom - ((value - ys[0]) / (ys[1] - ys[0])) * (height - bottom - 12);
   const figure = svg("svg", { width, height, class: "plane", tabindex: "0", role: "group", "aria-label": "rate-distortion plane: arrow keys go from run to run" });
-  for (const value of ticks(xs[0], xs[1], width / 90)) figure.append(svg("line", { x1: x(value), x2: x(value), y1: 8, y2: height - bottom, class: "grid" }), svg("text", { x: x(value), y: height - bottom + 15, class: "tick", "text-anchor": "middle" }, shown(value, 3)));
+  for (const value of ticks(xs[0], xs[1], width / 90).filter((each) => each >= 0)) figure.append(svg("line", { x1: x(value), x2: x(value), y1: 8, y2: height - bottom, class: "grid" }), svg("text", { x: x(value), y: height - bottom + 15, class: "tick", "text-anchor": "middle" }, shown(value, 3)));
   for (const value of ticks(ys[0], ys[1], 5)) figure.append(svg("line", { x1: left, x2: width - 14, y1: y(value), y2: y(value), class: "grid" }), svg("text", { x: left - 6, y: y(value) + 4, class: "tick", "text-anchor": "end" }, shown(value, 3)));
   figure.append(svg("text", { x: width - 14, y: height - 6, class: "label", "text-anchor": "end" }, "rate R (nats)"), svg("text", { x: 4, y: 14, class: "label" }, "D"));
   const edge = runs.filter((run) => run.frontier).sort((a, b) => a.rate - b.rate);
