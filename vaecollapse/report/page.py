@@ -113,7 +113,11 @@ def run(
 
 def shape(points: int, heat: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and columns of a heat map where series have so many points."""
-    return (len(heat["units"]), len(heat["steps"])) if points == POINTS else (max(16, points), points)
+    return (
+        (len(heat["units"]), len(heat["steps"]))
+        if points == POINTS
+        else (max(16, points // 4), max(FEWEST, points // 2))
+    )
 
 
 def facts(record: Record) -> list[list[str]]:

@@ -203,9 +203,9 @@ def kind(cfg: Mapping, provenance: Mapping) -> list[str]:
 
 def selection(metrics: list[dict]) -> list[Number] | None:
     """The best selection value and its step."""
-    found = [(row["val/selection"], row.get("step")) for row in metrics if is_number(row.get("val/selection"))]
-    pairs = [pair for pair in found if is_number(pair[1])]
-    return list(min(pairs)) if pairs else None
+    keys = ("val/selection", "step")
+    found = [[row[key] for key in keys] for row in metrics if all(is_number(row.get(key)) for key in keys)]
+    return min(found) if found else None
 
 
 def plan(preflight: Mapping) -> list[list[str]]:
