@@ -4,7 +4,13 @@ import sys
 
 from . import cli
 
-VERBS = {"train": cli.train, "evaluate": cli.evaluate, "sample": cli.sample, "diagnose": cli.diagnose}
+VERBS = {
+    "train": cli.train,
+    "evaluate": cli.evaluate,
+    "sample": cli.sample,
+    "diagnose": cli.diagnose,
+    "report": cli.report,
+}
 
 
 def main() -> int:

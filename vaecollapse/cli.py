@@ -1,5 +1,5 @@
-"""The command line: `vaecollapse-train`, `-evaluate`, `-sample` and `-diagnose`. The only hydra.main and the only
-print; nothing heavy is imported before the configuration is valid."""
+"""The command line: `vaecollapse-train`, `-evaluate`, `-sample`, `-diagnose` and `-report`. The only hydra.main and the
+only print; nothing heavy is imported before the configuration is valid."""
 
 import contextlib
 import fcntl
@@ -22,7 +22,9 @@ from . import __version__
 from .refusal import Refused
 from .run import first_process
 
-NAME, EVALUATE, SAMPLE, DIAGNOSE = (f"vaecollapse-{verb}" for verb in ("train", "evaluate", "sample", "diagnose"))
+NAME, EVALUATE, SAMPLE, DIAGNOSE, REPORT = (
+    f"vaecollapse-{verb}" for verb in ("train", "evaluate", "sample", "diagnose", "report")
+)
 WHOLE_ERRORS = "HYDRA_FULL_ERROR"
 CLAIM = ".running"  # in a run directory while the run is under way
 FAILED, USAGE, FAIL_ON, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -72,6 +74,11 @@ def sample() -> int:
 def diagnose() -> int:
     """Says what a latent is, from whatever there is of it, and returns the exit code."""
     return verb("diagnose", DiagnoseSession)
+
+
+def report() -> int:
+    """Makes one page of run directories, and returns the exit code."""
+    return verb("report", ReportSession)
 
 
 def verb(primary: str, kind: type["Session"]) -> int:
@@ -576,6 +583,30 @@ class DiagnoseSession(VerbSession):
         show_diagnosis(outcome, cfg.format)
         if outcome.verdict.verdict in config.listed(cfg.fail_on):
             self.codes.add(FAIL_ON)
+
+
+class ReportSession(VerbSession):
+    """Shows what run directories hold."""
+
+    name, primary = REPORT, "report"
+
+    def attempt(self, cfg, directory: Path) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        from . import config
+
+        overrides = _typed(HydraConfig.get())
+        config.check_report(cfg)
+        from .report import report as task
+
+        runs = [str(each) for each in config.listed(cfg.runs)]
+        found = task(runs, directory, form=cfg.format, out=cfg.out, cache=cfg.cache, command=overrides)
+        file = found.file.relative_to(Path.cwd()) if found.file.is_relative_to(Path.cwd()) else found.file
+        if found.text is None:
+            print(f"\n{'report':>10}  {found.what}\n{'open':>10}  {file}", flush=True)
+            return
+        print(found.text, end="", flush=True)
+        self.say(f"{found.what}, in {file}")
 
 
 def show_diagnosis(outcome, form: str) -> None:

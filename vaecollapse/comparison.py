@@ -77,8 +77,16 @@ def trial(directory: Path | str, name: str | None = None, more: Mapping[str, flo
         raise Refused(f"{place} holds no verdict.json: compare runs that have ended")
     provenance, ended = (loading.read_json(place, name) for name in ("provenance.json", "trained.json"))
     found = {key: each["value"] for key, each in verdict["readings"].items() if isinstance(each.get("value"), float)}
+    if isinstance(ended.get("seconds"), float):
+        found["seconds"] = ended["seconds"]
+    seen = circumstances(cfg, provenance, ended)
+    return Trial(name or place.name, int(cfg["seed"]), verdict["verdict"], found | dict(more or {}), seen, place)
+
+
+def circumstances(cfg: Mapping, provenance: Mapping, ended: Mapping) -> dict[str, Any]:
+    """What of a run's files must be alike in a fair comparison, by the names of `CIRCUMSTANCES`."""
     likelihood = cfg["model"].get("likelihood") or {}
-    seen = {
+    return {
         "data": (provenance.get("data") or {}).get("hash"),
         "likelihood": f"{likelihood.get('_target_', '')} {likelihood.get('scale_mode', '')}".strip(),
         "from": (provenance.get("init_from") or {}).get("sha256"),
@@ -86,9 +94,6 @@ def trial(directory: Path | str, name: str | None = None, more: Mapping[str, flo
         **{name: cfg.get(name) for name in ("batch_size", "lr")},
         **{name: each for name, each in ended.items() if name in CIRCUMSTANCES},
     }
-    if isinstance(ended.get("seconds"), float):
-        found["seconds"] = ended["seconds"]
-    return Trial(name or place.name, int(cfg["seed"]), verdict["verdict"], found | dict(more or {}), seen, place)
 
 
 def difference(pairs: Sequence[tuple[float, float]]) -> Difference:

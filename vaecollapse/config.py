@@ -30,17 +30,8 @@ from .refusal import Refused
 ROOTS = ("model", "regularizer", "dataset", "optimizer", "trainer", "callback", "seed")
 # readings, their output and the exit code are no part of what is built
 EXEMPT = (
-    "detector",
-    "logger",
-    "fail_on",
-    "preflight",
-    "probe",
-    "resume",
-    "init_from",
-    "trust",
-    "search",
-    "sweep",
-    "hydra",
+    *("detector", "logger", "fail_on", "preflight", "probe", "report"),
+    *("resume", "init_from", "trust", "search", "sweep", "hydra"),
 )
 # what cannot be left out, and what may hold several by their names
 ONE = ("dataset", "model", "regularizer", "optimizer", "trainer")
@@ -73,6 +64,7 @@ class Knobs:
     max_epochs: int = MISSING
     preflight: str = "run"
     probe: bool = False
+    report: bool = True
     resume: str | None = None
     init_from: str | None = None
     trust: list[str] = field(default_factory=list)
@@ -292,6 +284,26 @@ class DiagnoseSchema:
         check_verdicts(self.fail_on)
 
 
+@dataclass
+class ReportSchema:
+    """conf/report.yaml: its meanings and defaults stand there. What `runs` names is checked by `report.folders`."""
+
+    runs: Any = MISSING
+    format: str = "html"
+    out: str | None = None
+    cache: bool = True
+
+    def __post_init__(self) -> None:
+        if self.format not in ("html", "markdown"):
+            near = _nearest(self.format, ("html", "markdown"))
+            raise Refused(f"format={self.format}{near} is neither html nor markdown")
+        named = listed(self.runs)
+        if not named or not all(isinstance(each, str) and each and "\0" not in each for each in named):
+            raise Refused(
+                "runs must be one path or a list of them: type runs=outputs/train/<time> or runs='outputs/train/*'"
+            )
+
+
 KNOBS = tuple(knob.name for knob in fields(Knobs))
 
 
@@ -301,6 +313,7 @@ def register() -> None:
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
     ConfigStore.instance().store(name="sample_schema", node=SampleSchema)
     ConfigStore.instance().store(name="diagnose_schema", node=DiagnoseSchema)
+    ConfigStore.instance().store(name="report_schema", node=ReportSchema)
 
 
 def check(cfg: DictConfig) -> None:
@@ -414,6 +427,13 @@ def check_evaluation(cfg: DictConfig, schema: type = EvaluateSchema) -> None:
     if missing := [str(key) for key in cfg if OmegaConf.is_missing(cfg, key)]:
         raise Refused(f"{missing[0]} has no value: type {missing[0]}=outputs/train/<time>, a run directory")
     _hold_to(schema, cfg)
+
+
+def check_report(cfg: DictConfig) -> None:
+    """Raises Refused where the configuration of a report names no runs or is out of range."""
+    if OmegaConf.is_missing(cfg, "runs"):
+        raise Refused("runs has no value: type runs=outputs/train/<time>, a folder of runs, or runs='outputs/train/*'")
+    _hold_to(ReportSchema, cfg)
 
 
 def _check_file(cfg: DictConfig) -> None:

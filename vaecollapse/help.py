@@ -154,6 +154,38 @@ exit codes
   HYDRA_FULL_ERROR=1 in the environment shows whole tracebacks."""
 
 
+REPORT_HELP = """\
+Shows what run directories hold on one page that needs nothing else, and no network. Of one run: the verdict with its
+evidence and the next command, the KL of each unit over time, every series, alarms and decisions, samples. Of many: a
+table to sort and filter, the phase diagram of any two knobs, the rate-distortion plane with its frontier, comparisons
+paired by seed, and the best run's command.
+
+usage: {name} runs=PLACE [key=value …]
+
+examples
+  {name} runs=outputs/train/<time>
+      one run, finished or still training
+  {name} runs='outputs/train/*'
+      many; broken and foreign directories among them are named and pass
+  {name} runs=outputs/multirun/<time>
+      a sweep: every run below a folder
+  {name} runs=[outputs/train/<time>,outputs/multirun]
+      several of these
+  {name} runs=outputs/multirun/<time> format=markdown
+      tables for papers and pull requests, on stdout too
+  {name} runs=outputs/train out=page.html
+      where it is wanted; a page that is there is replaced at once
+
+keys
+{keys}
+A run directory is data: nothing in it is executed, nothing is written to it, and what its files hold reaches the page
+as text alone. More: docs/report.md.
+
+exit codes
+  0 done   1 refused or failed   2 wrong usage   130 interrupted   143 terminated
+  HYDRA_FULL_ERROR=1 in the environment shows whole tracebacks."""
+
+
 def keys_of(primary: str) -> list[tuple[str, str, str]]:
     """(key, default, meaning), as conf/<primary>.yaml has them."""
     return re.findall(
@@ -164,8 +196,8 @@ def keys_of(primary: str) -> list[tuple[str, str, str]]:
 def verb_help(name: str, primary: str) -> str:
     """Purpose, examples, and every key of a verb that has them all in its primary configuration."""
     lines = [f"  {key + '=' + value:<20} {meaning}\n" for key, value, meaning in keys_of(primary)]
-    text = {"evaluate": EVALUATE_HELP, "sample": SAMPLE_HELP, "diagnose": DIAGNOSE_HELP}[primary]
-    return text.format(name=name, keys="".join(lines))
+    texts = {"evaluate": EVALUATE_HELP, "sample": SAMPLE_HELP, "diagnose": DIAGNOSE_HELP, "report": REPORT_HELP}
+    return texts[primary].format(name=name, keys="".join(lines))
 
 
 def train_help(name: str, sources: Sequence[Path]) -> str:

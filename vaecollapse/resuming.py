@@ -9,7 +9,7 @@ from .refusal import Refused
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # of checkpoints/: what a run goes on from, the newer first
 # the plan of a resumed run is its own; only these may differ
 LONGEST = 2**20  # bytes of an overrides.txt
-FREE = ("max_epochs", "trainer", "logger", "fail_on", "preflight", "probe", "trust")
+FREE = ("max_epochs", "trainer", "logger", "fail_on", "preflight", "probe", "report", "trust")
 
 
 def key(override: str) -> str:
@@ -24,7 +24,9 @@ def has_begun(directory: Path) -> bool:
 
 def recorded(overrides: Sequence[str]) -> list[str]:
     """What of a command line belongs to the run itself."""
-    return [line for line in overrides if key(line) not in ("resume", "trust", "preflight", "probe", "fail_on")]
+    return [
+        line for line in overrides if key(line) not in ("resume", "trust", "preflight", "probe", "report", "fail_on")
+    ]
 
 
 def overrides_of(directory: Path) -> list[str]:

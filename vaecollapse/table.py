@@ -9,79 +9,14 @@ from rich.text import Text
 
 from .detectors.base import Finding
 from .diagnosis import Verdict
+from .labels import BESIDE, written
 from .prescriptions import MEANING
 
 COLOURS = {"healthy": "bold green", "too_early": "bold yellow", "inconclusive": "bold yellow"}
-NAMES = {
-    "rate": "rate R (nats)",
-    "gap": "value of z (gap)",
-    "train/gap": "value of z on training examples",
-    "information_rank": "information rank",
-    "mi": "I(x; z) (nats)",
-    "sigma_median": "median σ_q of its spread",
-    "beta_effective": "price of a nat (ELBO = 1)",
-    "dead_units": "dead units",
-    "floor_saturation": "share of groups at the floor",
-    "price_of_a_nat": "price of a nat (loss units)",
-    "active_units": "active units",
-    "distortion": "distortion D",
-    "forecast_directions": "directions forecast before training",
-    "kl_per_unit_residual": "rate the flow's per-unit KL leaves out",
-    "beyond_spline": "share of z beyond the spline",
-    "prior_hole": "distance of q(z) to the prior (nats, at least)",
-    "hole_auc": "q(z) told apart from the prior (area)",
-    "prior_samples": "prior samples worse by (share of D̄)",
-    "decoder_scale": "scale of the likelihood",
-    "diversity_prior": "diversity of prior samples",
-    "kl_over_floor": "KL over its floor",
-    "fb_percent": "share of the KL that is free (%)",
-    "weight_declared": "weight of the KL",
-    "nll_per_token": "answer NLL per token (nats)",
-    "null_unigram": "  of a unigram model without z",
-    "null_prompt": "  of an n-gram that sees the prompt",
-    "token_entropy": "  of these tokens' own frequencies",
-    "saved_on_entropy": "saved on their frequencies",
-    "answer_entropy": "H(answer) (nats)",
-    "answer_entropy_given_prompt": "H(answer given prompt) (nats)",
-    "exact_match": "answers written exactly",
-    "delta_zero": "a token costs more with z = 0",
-    "delta_mean": "a token costs more with the mean z",
-    "delta_shuffled": "a token costs more with another's z",
-    "delta_prior": "a token costs more with the prior's z",
-    "token_cosine": "cosine of the most alike tokens",
-    "token_std": "spread of the stillest token",
-    "token_kl_min": "KL of the idlest token (nats)",
-    "token_kl_max": "KL of the busiest token (nats)",
-    "klr": "KLr, KL of a unit (nats)",
-    "train/distortion": "distortion D on training examples",
-}
-BESIDE = (
-    "rate",
-    "price_of_a_nat",
-    "active_units",
-    "mi",
-    "dead_units",
-    "distortion",
-    "nll_per_token",
-    "null_unigram",
-    "null_prompt",
-    "exact_match",
-    "forecast_directions",
-    "kl_per_unit_residual",
-    "beyond_spline",
-)
-
-
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
 
 
 def row(name: str, finding: Finding) -> tuple[str, str, str, str, str]:
-    error = "" if finding.se is None or finding.value is None else f"± {1.96 * finding.se:.2g}"
-    decides = finding.threshold is not None and finding.status != "measured"
-    limit = f"{finding.threshold:.3g}" if decides else ""
-    word = "" if finding.status == "measured" else finding.status.replace("_", " ")
-    return NAMES.get(name, name), number(finding.value), error, limit, ", ".join(filter(None, (word, finding.note)))
+    return written(name, finding.value, finding.se, finding.threshold, finding.status, finding.note)
 
 
 def shown(finding: Finding) -> bool:

@@ -1,7 +1,6 @@
 """A run directory, finished or still training: the verdict it holds, read without running anything."""
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,16 +88,7 @@ def whole(content: dict, root: Path) -> Verdict:
         raise unsound(root) from error
     if not sound:
         raise unsound(root)
-    return verdict._replace(prescriptions=[p for p in verdict.prescriptions if is_ours(p.command)])
-
-
-def is_ours(command: str | None) -> bool:
-    """Is it a training's command and nothing else? (It is shown to be pasted into a shell.)"""
-    try:
-        words = shlex.split(command or "")
-    except ValueError:
-        return False
-    return words[:1] == ["vaecollapse-train"] and shlex.join(words) == command
+    return verdict._replace(prescriptions=[p for p in verdict.prescriptions if loading.is_ours(p.command)])
 
 
 def unsound(root: Path) -> Refused:

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
-from .. import config, loading
+from .. import config, loading, report
 from ..audit import audit
 from ..batch import collate
 from ..callbacks.acting import Acting
@@ -113,6 +113,8 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
                 run.write("trained.json", ended(trainer, module, time.monotonic() - began))
             if cfg.probe and monitor:
                 probed(monitor, module, data, trainer)
+        if cfg.get("report", True) and first_process():
+            leave_page(directory)
     finally:
         finish(started)
     verdict = monitor.verdict if monitor else None
@@ -121,6 +123,14 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     if plan.audit and paid and paid.value is not None and paid.se is not None:
         log.info("audit: %s", plan.audit.against(paid.value, paid.se) or "a trained nat costs what the loss charges")
     return Outcome(verdict.verdict if verdict else "inconclusive", verdict, directory)
+
+
+def leave_page(directory: Path) -> None:
+    """report.html; a disk that is full by now does not undo the training."""
+    try:
+        report.leave_page(directory)
+    except (OSError, ValueError) as error:
+        log.warning("no report.html (%s): vaecollapse-report runs=%s makes it", error, directory)
 
 
 def known_beside(data: VAEData) -> dict[str, Finding]:

@@ -1,0 +1,208 @@
+"""The page as people use it, in a headless Chromium: by pointer, keyboard and ear, at a desk and on a phone."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from browser import PROGRAM, Browser
+from planted_runs import add_sounds, plant
+
+from vaecollapse.report import report
+from vaecollapse.report.knobs import phase
+
+pytestmark = pytest.mark.skipif(
+    PROGRAM is None, reason="there is no chromium on this machine: apt-get install chromium"
+)
+HOSTILE = "<script>window.hit=1</script><img src=x onerror=window.hit=1>\"'></script>{{7*7}}"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    add_sounds(plant(folder / "run", steps=400, looks=20))
+    return report([str(folder / "run")], folder, cache=False).file
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """3 × 2 settings at 2 seeds, a directory that is broken, and one that is not ended."""
+    folder = tmp_path_factory.mktemp("many")
+    for i, (beta, capacity, seed) in enumerate((b, c, s) for b in (0.5, 2, 8) for c in (8, 16) for s in (0, 1)):
+        plant(folder / "runs" / str(i), beta=beta, capacity=capacity, seed=seed)
+    plant(folder / "runs" / "broken") / "config.yaml"
+    (folder / "runs" / "broken" / "config.yaml").unlink()
+    (plant(folder / "runs" / "stopped", beta=0.5) / ".running").touch()
+    return report([str(folder / "runs")], folder, cache=False).file
+
+
+def quiet(browser: Browser, page: Path) -> bool:
+    """Nothing was complained of, and nothing asked for but the page and what it carries."""
+    assert browser.errors == []
+    assert {address for address in browser.asked if not address.startswith("data:")} == {page.as_uri()[:80]}
+    return True
+
+
+def middle(browser: Browser, selector: str) -> tuple[float, float]:
+    place = f"document.querySelector({json.dumps(selector)})"
+    browser.run(f"{place}.scrollIntoView({{block: 'center'}})")
+    box = browser.run(
+        f"(() => {{ const b = {place}.getBoundingClientRect(); return [b.left, b.top, b.width, b.height]; }})()"
+    )
+    return box[0] + box[2] / 2, box[1] + box[3] / 2
+
+
+def column(browser: Browser, number: int) -> list[str]:
+    return browser.run(
+        f"[...document.querySelectorAll('table.runs tbody tr')].map((row) => row.cells[{number}].innerText)"
+    )
+
+
+def embedded(browser: Browser) -> dict:
+    return browser.run("DATA")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("page", ["one", "many"])
+def test_it_draws_without_a_complaint_and_fits_the_screen(browser, request, page, width, dark):
+    file = request.getfixturevalue(page)
+    browser.open(file, width=width, dark=dark)
+    assert quiet(browser, file)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    colour = browser.run("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, colour[4:-1].split(","))) < 120) is dark
+
+
+def test_one_run_tells_its_verdict_first_and_its_numbers_under_the_pointer(browser, one):
+    browser.open(one)
+    assert browser.run("document.querySelector('main section').innerText").split()[1] == "healthy"
+    assert browser.run("document.querySelectorAll('.stack svg.panel').length") >= 8
+    browser.point(*middle(browser, ".stack svg.panel:nth-of-type(3)"))
+    told = browser.run("document.getElementById('tip').innerText")
+    assert "value of z (gap): " in told and told.startswith("step ")
+    browser.point(*middle(browser, "canvas.heat"))
+    assert "KL " in browser.run("document.getElementById('tip').innerText")
+    shown = browser.run("[...document.querySelector('canvas.heat').getContext('2d').getImageData(200, 4, 1, 1).data]")
+    assert shown[3] == 255 and quiet(browser, one)
+
+
+def test_the_course_can_be_walked_by_keyboard(browser, one):
+    browser.open(one)
+    browser.run("document.querySelector('.stack').focus()")
+    steps = []
+    for _ in range(3):
+        browser.press("ArrowRight")
+        steps.append(browser.run("document.getElementById('tip').innerText.split('\\n')[0]"))
+    assert steps == ["step 0", "step 4", "step 8"]
+
+
+def test_sounds_play_and_commands_are_copied(browser, one):
+    browser.open(one)
+    assert browser.run("document.querySelectorAll('audio').length") == 3
+    browser.run("document.querySelector('audio').play()")
+    assert browser.run("document.querySelector('audio').duration") == 1
+    browser.until("document.querySelector('audio').currentTime > 0")
+    browser.run("navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }")
+    browser.run("document.querySelector('.copy').click()")
+    assert browser.run("window.copied") == "vaecollapse-train model=linear seed=1"
+
+
+def test_the_table_sorts_by_every_column_and_back(browser, many):
+    browser.open(many)
+    heads = browser.run("[...document.querySelectorAll('table.runs thead th')].map((each) => each.innerText)")
+    place = heads.index("R")
+    for sign in (1, -1):
+        browser.run(f"document.querySelectorAll('table.runs thead button')[{place}].click()")
+        values = [float(text) for text in column(browser, place) if text != "–"]
+        assert len(values) == 13 and values == sorted(values, key=lambda value: sign * value)
+    assert browser.run("document.querySelector('th[aria-sort=descending]').innerText").startswith("R")
+
+
+def test_text_chips_and_levels_filter_table_plane_and_phase_diagram(browser, many):
+    browser.open(many)
+    dead = [run["name"] for run in embedded(browser)["runs"] if run["verdict"] == "posterior_collapse"]
+    browser.run("document.querySelector('[data-word=posterior_collapse]').click()")
+    assert column(browser, 0) == dead and len(dead) == 4
+    assert browser.run("document.querySelectorAll('.plane .mark').length") == 4
+    assert browser.run("document.querySelectorAll('.phase button').length") == 2
+    browser.run("document.getElementById('filter').value = 'capacity=16 seed=1'")
+    browser.run("document.getElementById('filter').dispatchEvent(new Event('input'))")
+    assert len(column(browser, 0)) == 1
+    assert "1 of 13 runs" in browser.run("document.querySelector('.filters').innerText")
+
+
+def test_the_phase_diagram_counts_as_the_numbers_do_for_any_two_knobs(browser, many):
+    browser.open(many)
+    data = embedded(browser)
+    choose = ("document.querySelectorAll('select.axis').forEach((s, i) => {{ s.value = {}[i];"
+              " s.dispatchEvent(new Event('change')); }})")  # fmt: skip
+    words = [run["verdict"] for run in data["runs"]]
+    for across, down in ((0, 1), (2, 0)):
+        browser.run(choose.format([across, down]))
+        expected = phase(data["knobs"][across]["index"], data["knobs"][down]["index"], words)
+        told = browser.run("[...document.querySelectorAll('.phase button')].map((each) => each.ariaLabel)")
+        found = {label.partition(": ")[0]: label.partition(": ")[2] for label in told}
+        assert len(found) == len(expected)
+        for (x, y), counts in expected.items():
+            where = " ".join(
+                f"{data['knobs'][k]['name']}={data['knobs'][k]['levels'][i]}" for k, i in ((across, x), (down, y))
+            )
+            parts = Counter({part.split(" ×")[0]: int(part.split(" ×")[1]) for part in found[where].split(", ")})
+            assert parts == counts
+
+
+def test_the_plane_marks_the_frontier_and_opens_a_run_by_keyboard(browser, many):
+    browser.open(many)
+    runs = {run["name"]: run for run in embedded(browser)["runs"]}
+    assert runs["stopped"]["frontier"] is None, "a run that has not ended is not compared"
+    hollow = browser.run("[...document.querySelectorAll('.plane .mark[fill=\"var(--page)\"]')].length")
+    assert hollow == sum(run["frontier"] is False for run in runs.values()) > 0
+    browser.point(*middle(browser, ".plane .mark"))
+    assert " R " in f" {browser.run('document.getElementById(`tip`).innerText')}".replace("\n", " ")
+    browser.run("document.querySelector('.plane').focus()")
+    browser.press("ArrowRight")
+    browser.press("Enter")
+    name = min((run for run in runs.values() if run["frontier"] is not None), key=lambda run: run["rate"])["name"]
+    assert browser.run("document.querySelector('dialog[open] h1').innerText") == name
+    assert browser.run("document.querySelectorAll('dialog .stack svg').length") > 4
+    browser.press("Escape")
+    browser.until("!document.querySelector('dialog[open]')")
+    assert quiet(browser, many)
+
+
+def test_an_address_opens_a_run_and_what_is_broken_is_named(browser, many):
+    browser.open(many, query="#run=3")
+    assert browser.run("document.querySelector('dialog[open] h1').innerText") == embedded(browser)["runs"][3]["name"]
+    assert "has no config.yaml" in browser.run("document.getElementById('main').innerText")
+    rows = browser.run("[...document.querySelectorAll('table.pairs tbody tr')].map((row) => row.innerText)")
+    assert len(rows) == 5 and any("[" in row for row in rows)
+
+
+def test_what_runs_hold_is_never_carried_out(browser, tmp_path):
+    for name in ("a", f"b {HOSTILE.replace('/', '∕')}"):
+        run = plant(tmp_path / "runs" / name, beta=2 if name == "a" else 1, more=f"x='{HOSTILE}'")
+        add_sounds(run)
+        (run / "samples" / "epoch_009" / f"{HOSTILE.replace('/', '∕')[:200]}.txt").write_text(HOSTILE)
+        row = {"step": 1, f"val/{HOSTILE}": 2.0, "__proto__": 1, "constructor": 1.0}
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        with (run / "events.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 1, "event": HOSTILE, "__proto__": HOSTILE}) + "\n")
+        (run / "pictures").mkdir()
+        picture = {"file": f"{HOSTILE}.png", "title": HOSTILE, "caption": HOSTILE}
+        (run / "pictures" / "pictures.json").write_text(json.dumps([picture]))
+    for runs, query in (([str(tmp_path / "runs" / "a")], ""), ([str(tmp_path / "runs")], "#run=1")):
+        page = report(runs, tmp_path, cache=False).file
+        browser.open(page, query=query)
+        browser.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        assert browser.run("window.hit") is None and quiet(browser, page)
+        assert browser.run("document.querySelectorAll('script').length") == 2
+        assert HOSTILE in browser.run("document.body.innerText")
