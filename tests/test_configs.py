@@ -64,7 +64,7 @@ def located(name: str) -> Any:
 @walk
 def test_every_option_composes_into_the_same_tree_of_classes_that_take_its_keys(group, option):
     cfg = config.compose(overrides_for(group, option))
-    assert set(cfg) == {*config.KNOBS, *TREE}
+    assert set(cfg) == {*config.KNOBS, *TREE, "search", "sweep"}
     for path, node in targets(OmegaConf.to_container(cfg, resolve=False)):
         found = located(node["_target_"])
         assert inspect.isclass(found), f"{path}: {node['_target_']} is no class"

@@ -325,7 +325,7 @@ def test_a_search_minimises_under_its_constraint_and_goes_on(sweep: Sweep) -> No
     pytest.importorskip("optuna")
     study = f"sqlite:///{sweep.folder}/study.db"
     line = ["-m", "hydra/sweeper=optuna", "beta=interval(0.1,10)", f"hydra.sweeper.storage={study}",
-            "hydra.sweeper.study_name=price", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1",
+            "hydra.sweeper.study_name=price", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1",
             "hydra.sweeper.sampler.seed=1", "search.penalty=1000"]  # fmt: skip
     done = sweep(*line)
     assert done.returncode == 0, done.stderr
@@ -337,10 +337,10 @@ def test_a_search_minimises_under_its_constraint_and_goes_on(sweep: Sweep) -> No
     assert {job.feasible for job in rows} == {True, False}, "both kinds were met"
     best = OmegaConf.load(sweep.directory / "optimization_results.yaml")
     assert best.best_value == pytest.approx(min(job.objective for job in rows))
-    assert sweep(*line).returncode == 0
+    assert sweep(*line, "hydra.sweeper.n_trials=1").returncode == 0
     import optuna
 
-    assert len(optuna.load_study(study_name="price", storage=study).trials) == 8, "the study goes on"
+    assert len(optuna.load_study(study_name="price", storage=study).trials) == 4, "the study goes on"
 
 
 # ---- launchers
@@ -377,4 +377,4 @@ def test_a_launcher_carries_out_good_jobs_and_bad_ones(tmp_path, launcher: str) 
     assert "beta must be a finite number" in done.stdout
     assert not list(tmp_path.glob("outputs/train/*")), "no twin folders"
     numbers = [json.loads(line) for line in (sweep / "0" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in numbers if "val/selection" in row] == [1], "logged, and once"
+    assert len([row for row in numbers if "val/selection" in row]) == 1, "logged, and once"

@@ -80,8 +80,9 @@ class Watch(Callback):
                 started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
                 plan = {"command": sys.argv[1:], "jobs": planned(config), "started": started}
                 Run(directory).write(PLAN, plan)
-            with read_write(config.hydra):
+            with read_write(config.hydra):  # the jobs' own configurations are composed from the overrides once more
                 config.hydra.sweep.dir = str(directory)
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(directory))}")
             Watch.directory = directory.absolute()
         except OSError:  # Hydra meets it again, and may raise
             return
