@@ -272,6 +272,21 @@ def test_samples_travel_with_the_page_as_far_as_there_is_room(tmp_path):
     assert len(poor["sounds"]) == 1 and poor["left_out"] >= 2
 
 
+def test_what_other_verbs_made_of_a_run_stands_beside_it(tmp_path):
+    run, made = plant(tmp_path / "run"), tmp_path / "made"
+    (made / "pictures").mkdir(parents=True)
+    (made / "config.yaml").write_text("run: somewhere\n")
+    (made / "provenance.json").write_text(json.dumps({"evaluated": {"run": str(run)}}))
+    (made / "pictures" / "chart.svg").write_text("<svg onload='hit()'></svg>")
+    (made / "pictures" / "pictures.json").write_text('[{"file": "chart.svg", "title": "a chart"}]')
+    together = data_of([read(Place(each, each.name)) for each in (made, run)], "", "")
+    assert together["unread"] == []
+    ((title, _, source),) = together["runs"][0]["samples"]["pictures"]
+    assert title == "a chart" and source.startswith("data:image/svg+xml;base64,"), "where no script runs"
+    ((name, state, said),) = data_of([read(Place(made, "made"))], "", "")["unread"]
+    assert (name, state) == ("made", "foreign") and str(run) in said
+
+
 def test_a_training_leaves_its_own_page_while_it_holds_its_lock(tmp_path):
     run = plant(tmp_path / "run")
     with (run / ".running").open("a") as lock:

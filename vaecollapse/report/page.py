@@ -41,6 +41,7 @@ POINT, FEWEST = 16, 12  # bytes of a point of a series; points that still show a
 def data_of(records: Sequence[Record], command: str, made: str) -> dict[str, Any]:
     """Everything the page shows. `command` is the line that made it, `made` when."""
     read = [record for record in records if "knobs" in record]
+    other, besides = attached(read, [record for record in records if "knobs" not in record])
     keys = knobs.varying([record["knobs"] for record in read], [record["overrides"] for record in read])
     names, of = plane.groups(read)
     on = on_frontier(read, of)
@@ -57,11 +58,24 @@ def data_of(records: Sequence[Record], command: str, made: str) -> dict[str, Any
         "knobs": [knob(key, read) for key in keys],
         "groups": names,
         "best": [[group, i, read[i]["command"]] for group, i in enumerate(bests) if i is not None],
-        "runs": [run(record, of[i], on[i], keys, points, purse, len(read)) for i, record in enumerate(read)],
-        "unread": [[r["name"], r["state"], r["note"]] for r in records if "knobs" not in r],
+        "runs": [run(r, of[i], on[i], keys, points, purse, len(read), besides[i]) for i, r in enumerate(read)],
+        "unread": [[r["name"], r["state"], r["note"]] for r in other],
         "pairs": paired(read, of),
         "readings": list(pairs.NAMES.items()),
     }
+
+
+def attached(read: Sequence[Record], others: Sequence[Record]) -> tuple[list[Record], list[list[Path]]]:
+    """What is made of none of these runs, and for each run the directories that other verbs made of it."""
+    index = {Path(record["path"]).resolve(): i for i, record in enumerate(read)}
+    left, besides = [], [[] for _ in read]
+    for record in others:
+        at = index.get(Path(record["of"]).resolve()) if "of" in record else None
+        if at is None:
+            left.append(record)
+        else:
+            besides[at].append(Path(record["path"]))
+    return left, besides
 
 
 def knob(key: str, records: Sequence[Record]) -> dict[str, Any]:
@@ -91,7 +105,14 @@ def on_frontier(records: Sequence[Record], of: Sequence[int | None]) -> list[boo
 
 
 def run(
-    record: Record, group: int | None, kept: bool | None, keys: Sequence[str], points: int, purse: Purse, count: int
+    record: Record,
+    group: int | None,
+    kept: bool | None,
+    keys: Sequence[str],
+    points: int,
+    purse: Purse,
+    count: int,
+    besides: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """One run: what stands in the table, and what is shown where it is opened."""
     verdict = record["verdict"]
@@ -107,7 +128,7 @@ def run(
         "command": record["command"], "evidence": evidence, "series": series,
         "heat": smaller(record["heat"], *shape(points, record["heat"])), "events": record["events"],
         "plan": record["plan"], "facts": facts(record),
-        "samples": embedded(Path(record["path"]), purse) if count <= FEW else None,
+        "samples": embedded(Path(record["path"]), purse, besides) if count <= FEW else None,
     }  # fmt: skip
 
 

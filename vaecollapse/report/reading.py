@@ -38,6 +38,8 @@ def read(place: Place, *, own: bool = False) -> Record:
     try:
         return record | _read(place.path, own)
     except Refused as error:
+        if (source := made_of(place.path)) is not None:
+            return record | {"state": "foreign", "note": f"made of the run {source}: give that one too", "of": source}
         foreign = "describes no trained model" in str(error)
         return record | {"state": "foreign" if foreign else "broken", "note": str(error)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -98,6 +100,17 @@ def _read(root: Path, own: bool) -> Record:
         "circumstances": circumstances(cfg, provenance, ended),
         "group": kind(cfg, provenance),
     }
+
+
+def made_of(root: Path) -> str | None:
+    """The run that an evaluation or samples are of."""
+    try:
+        provenance = loading.read_json(root, "provenance.json")
+    except (Refused, OSError, ValueError, RecursionError):
+        return None
+    told = provenance.get("evaluated") or provenance.get("sampled")
+    source = told.get("run") if isinstance(told, Mapping) else None
+    return loading.printable(source) if isinstance(source, str) else None
 
 
 # ---- how far it is

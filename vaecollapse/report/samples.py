@@ -3,19 +3,20 @@
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import loading
 from ..refusal import Refused
 
-# suffix → kind, media type, what such a file begins with; nothing that could carry a script
+# suffix → kind, media type, what such a file begins with; all are shown by <img>, where no script of theirs runs
 KINDS = {
     ".wav": ("sound", "audio/wav", b"RIFF"),
     ".flac": ("sound", "audio/flac", b"fLaC"),
     ".ogg": ("sound", "audio/ogg", b"OggS"),
     ".png": ("picture", "image/png", b"\x89PNG"),
+    ".svg": ("picture", "image/svg+xml", b"<svg "),
     ".jpg": ("picture", "image/jpeg", b"\xff\xd8\xff"),
     ".txt": ("text", "text/plain", b""),
 }
@@ -55,23 +56,25 @@ class Purse:
         return kind, f"data:{media};base64,{base64.b64encode(content).decode()}"
 
 
-def embedded(root: Path, purse: Purse) -> dict[str, Any]:
-    """`folder`, `sounds` (kind, then its clips), `pictures` and `texts` of the last samples, then `pictures/`."""
-    folder = latest(root)
+def embedded(root: Path, purse: Purse, besides: Sequence[Path] = ()) -> dict[str, Any]:
+    """`folder`, `sounds` (kind, then its clips), `pictures` and `texts` of the last samples, then `pictures/`; and the
+    same of what other verbs made of the run, in directories of their own."""
     sounds: dict[str, list[list[str]]] = {}
     texts, pictures = [], []
-    for name in [] if folder is None else names(root / folder):
-        if (found := purse.file(root, f"{folder}/{name}")) is None:
-            continue
-        kind, content = found
-        stem = Path(name).stem
-        if kind == "sound":
-            sounds.setdefault(kind_of(stem), []).append([name, content])
-        else:
-            (texts if kind == "text" else pictures).append([stem.replace("_", " "), "", content])
-    pictures += list(listed(root, purse))
+    for place in (root, *besides):
+        folder = latest(place)
+        for name in [] if folder is None else names(place / folder):
+            if (found := purse.file(place, f"{folder}/{name}")) is None:
+                continue
+            kind, content = found
+            stem = Path(name).stem
+            if kind == "sound":
+                sounds.setdefault(kind_of(stem), []).append([name, content])
+            else:
+                (texts if kind == "text" else pictures).append([stem.replace("_", " "), "", content])
+        pictures += list(listed(place, purse))
     heard = sorted(sounds.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else len(ORDER))
-    return {"folder": folder, "sounds": heard, "pictures": pictures, "texts": texts,
+    return {"folder": latest(root), "sounds": heard, "pictures": pictures, "texts": texts,
             "left_out": purse.left_out}  # fmt: skip
 
 
