@@ -8,8 +8,8 @@ from typing import Any
 
 MOST, LEVELS, BINS, OTHERS = 24, 24, 12, "others"
 # what changes no number of a run
-SILENT = ("resume", "trust", "fail_on", "preflight", "probe", "report")
-UNSEEN = ("callback", "detector", "logger", "trainer", "hydra")  # shown only where they were typed
+SILENT = ("resume", "trust", "fail_on", "preflight", "probe", "report", "logger", "search", "sweep")
+UNSEEN = ("callback", "detector", "trainer", "hydra")  # shown only where they were typed
 
 
 def varying(configs: Sequence[Mapping[str, Any]], typed: Sequence[Sequence[str]] = ()) -> list[str]:
