@@ -407,7 +407,7 @@ def test_a_model_far_larger_than_its_weights_is_refused_before_its_memory_is_ask
         ("~split", "split is needed and was taken out"),
         ("split=${nowhere}", "cannot be resolved"),
         ("trust=${x}", "cannot be resolved"),
-        ("metric=[crps]", r"metric=\[crps\] has no effect: this run's data are no fields"),
+        ("metric=[crps]", r"metric=\[crps\] has no effect: this run's data are neither fields nor sounds"),
         ("mode=prior", "mode has no effect"),
     ],
 )

@@ -13,11 +13,13 @@ KILL_AFTER = 60.0  # seconds that interrupted work has for its checkpoint and ve
 
 
 class Said(NamedTuple):
-    """What the work tells at its end: an exit code (negative: the signal), why, and where its directory is."""
+    """What the work tells at its end: an exit code (negative: the signal), why, where its directory is, and which lines
+    need not be said again."""
 
     code: int
     reason: str | None = None
     directory: str | None = None
+    lines: tuple[str, ...] = ()
 
 
 def apart(work: Callable[[], Said]) -> Said:

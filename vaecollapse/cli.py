@@ -315,6 +315,10 @@ class TrainSession(Session):
     name, primary = NAME, "train"
     of_sweep = lenient = False
 
+    def __init__(self, argv: Sequence[str], warned: Sequence[str] = ()) -> None:
+        super().__init__(argv)
+        self.warned: set[str] = {*warned}  # once in a sweep
+
     def replayed(self, argv: Sequence[str]) -> list[str]:
         from . import sweeping
         from .resuming import replayed
@@ -377,11 +381,12 @@ class TrainSession(Session):
         line, began = sweeping.line_of(context, sys.argv[1:], place), time.monotonic()
         ended = partial(sweeping.ended, context.job.num, _typed(context))
         try:
-            said = apart(partial(job_of_a_sweep, line, self.sweeps_a_group(), self.whole_errors))
+            said = apart(partial(job_of_a_sweep, line, self.sweeps_a_group(), self.whole_errors, tuple(self.warned)))
         except (KeyboardInterrupt, SystemExit):
             if (place / "config.yaml").is_file():
                 sweeping.note(place, ended(place, Said(INTERRUPTED), time.monotonic() - began))
             raise
+        self.warned |= {*said.lines}
         return ended(Path(said.directory or place), said, time.monotonic() - began)
 
     def attempt(self, cfg, directory: Path) -> None:
@@ -396,7 +401,9 @@ class TrainSession(Session):
         for sentence in config.without_effect(cfg, overrides, choices, sources):
             if not self.lenient:
                 raise Refused(sentence)
-            self.say(f"warning: {sentence}")
+            if sentence not in self.warned:
+                self.warned.add(sentence)
+                self.say(f"warning: {sentence}")
         _show_log()
         # a console script does not see the user's own package beside it; a resumed run may be a stranger's
         if os.getcwd() not in sys.path and (not cfg.resume or cfg.trust):
@@ -457,17 +464,18 @@ class TrainSession(Session):
             self.say(line)
 
 
-def job_of_a_sweep(argv: Sequence[str], lenient: bool, whole_errors: bool):
-    """A job as the command that it is, in the process made for it; `lenient`: a knob may be without effect in it."""
+def job_of_a_sweep(argv: Sequence[str], lenient: bool, whole_errors: bool, warned: Sequence[str]):
+    """A job as the command that it is, in the process made for it; `lenient`: a knob may be without effect in it, which
+    is said where it was not yet `warned` of."""
     from . import sweeping
     from .apart import Said
 
     sweeping.alone_with(argv)
     os.environ[WHOLE_ERRORS] = str(int(whole_errors))
-    session = TrainSession(argv)
+    session = TrainSession(argv, warned)
     session.of_sweep, session.lenient = True, lenient
     code = session.command()
-    return Said(code, session.reason, session.directory and str(session.directory))
+    return Said(code, session.reason, session.directory and str(session.directory), tuple(session.warned))
 
 
 def _searches(context) -> bool:

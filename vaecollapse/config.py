@@ -478,9 +478,7 @@ def check_diagnosis(cfg: DictConfig) -> None:
     a run that is measured."""
     _hold_to(DiagnoseSchema, cfg)
     of_run = {name: cfg[name] for name in ("split", "checkpoint", "device", "trust", "overrides")}
-    check_evaluation(
-        OmegaConf.create({**of_run, "run": cfg.run or "", "samples": 1, "examples": None, "seed": cfg.seed})
-    )
+    _hold_to(ReadSchema, OmegaConf.create({**of_run, "run": cfg.run or "", "seed": cfg.seed}))
     plain = DiagnoseSchema()
     if not cfg.measure:
         if moved := [name for name, value in of_run.items() if value != getattr(plain, name)]:
