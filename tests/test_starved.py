@@ -191,6 +191,10 @@ def test_a_run_needs_no(command, before) -> None:
 def test_one_bad_job_of_a_sweep_leaves_the_others_whole(command) -> None:
     done = command("-m", *TRAINS, "seed=0,1", "trainer.limit_train_batches=null,0")
     assert done.code == 1
-    assert [run.name for run in done.runs] == ["0", "2"]
+    assert [run.name for run in done.runs if (run / "config.yaml").is_file()] == ["0", "2"]
+    assert [json.loads((run / "job.json").read_text())["outcome"] == "refused" for run in done.runs] == [
+        False,
+        True,
+    ] * 2
     said = [line for line in done.err.splitlines() if "trains nothing" in line]
     assert len(said) == 1, done.err

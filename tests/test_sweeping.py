@@ -32,7 +32,7 @@ def test_work_apart_tells_its_end_and_is_another_process() -> None:
     assert said.reason != str(os.getpid())
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1])
 def test_a_signal_ends_the_work_alone_and_is_named(number: signal.Signals) -> None:
     said = apart(lambda: os.kill(os.getpid(), number))
     assert said.code == -number

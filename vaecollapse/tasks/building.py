@@ -198,6 +198,7 @@ def quiet_lightning() -> None:
         ("lightning", ".*smaller than the logging interval.*"),
         ("lightning", ".*does not have many workers.*"),
         ("lightning", ".*returned `None`.*"),
+        ("lightning", ".*srun.* command is available.*"),  # on a cluster's front node; its jobs are made by a launcher
         ("lightning", ".*your dataloader is not resumable.*"),  # it is: VAEData says where it stands
         ("lightning", ".*sync_dist=True.*"),  # our metrics are the same on all processes when they are logged
     ):
