@@ -578,7 +578,8 @@ def litter(folder: Path, given: Container[Path] = ()) -> Iterator[str]:
                     json.loads(text)
             except ValueError:
                 yield f"half written {path.name}"
-    for run in {path.parent for name in ("checkpoints", "*.json", "events.jsonl") for path in folder.rglob(name)}:
+    told = [path for name in ("checkpoints", "*.json", "events.jsonl") for path in folder.rglob(name)]
+    for run in {path.parent for path in told if path.name not in ("sweep.json", "job.json")}:  # of a sweep and its jobs
         if not (run / "config.yaml").exists() and not {"wandb", "home"} & set(run.parts):
             yield f"no config.yaml in {run.relative_to(folder)}"
 

@@ -198,4 +198,4 @@ def test_one_bad_job_of_a_sweep_leaves_the_others_whole(command) -> None:
     }
     assert words == {"0": False, "1": True, "2": False, "3": True}
     said = [line for line in done.err.splitlines() if "trains nothing" in line]
-    assert len(said) == 1, done.err
+    assert len(said) == 2, "each job says why it is refused"
