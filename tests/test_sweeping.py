@@ -292,20 +292,20 @@ def sweep(tmp_path) -> Sweep:
 
 
 def test_a_killed_job_and_a_refused_one_leave_the_others_and_only_they_are_run_again(sweep: Sweep) -> None:
-    done = sweep("-m", "beta=1,2,-1,3", kills=2)
+    done = sweep("-m", "beta=2,-1,1", kills=2)
     assert done.returncode == cli.FAILED
-    assert sweep.trained() == ["1", "2", "3"]
-    assert [job.outcome for job in sweeping.jobs(sweep.directory)] == ["healthy", "killed", "refused", "healthy"]
+    assert sweep.trained() == ["2", "1"]
+    assert [job.outcome for job in sweeping.jobs(sweep.directory)] == ["killed", "refused", "healthy"]
     assert "SIGKILL" in done.stdout
     assert "beta must be a finite number" in done.stdout, "the reason stands beneath the table"
     assert f"sweep.resume={sweep.directory.relative_to(sweep.folder)}" in done.stderr
     again = sweep(f"sweep.resume={sweep.directory}")
     assert sweep.trained() == ["2"]
-    assert [job.outcome for job in sweeping.jobs(sweep.directory)] == ["healthy", "healthy", "refused", "healthy"]
+    assert [job.outcome for job in sweeping.jobs(sweep.directory)] == ["healthy", "refused", "healthy"]
     assert again.returncode == cli.FAILED, "one is still refused"
-    wider = sweep("beta=0.5,1,2", f"sweep.resume={sweep.directory}")
+    wider = sweep("beta=0.5,2", f"sweep.resume={sweep.directory}")
     assert (wider.returncode, sweep.trained()) == (cli.FAILED, ["0.5"])
-    assert {job.directory for job in sweeping.jobs(sweep.directory)} == {"0", "1", "2", "3", "4"}
+    assert {job.directory for job in sweeping.jobs(sweep.directory)} == {"0", "1", "2", "3"}
 
 
 def test_the_code_of_a_sweep_is_that_of_its_worst_job(sweep: Sweep) -> None:
@@ -315,7 +315,7 @@ def test_the_code_of_a_sweep_is_that_of_its_worst_job(sweep: Sweep) -> None:
 
 def test_two_sweeps_of_one_moment_have_directories_of_their_own(sweep: Sweep) -> None:
     taken = sweep.folder / "outputs" / "multirun" / "now"
-    assert sweep("-m", "beta=1,2", f"hydra.sweep.dir={taken}").returncode == 0
+    assert sweep("-m", "beta=1", f"hydra.sweep.dir={taken}").returncode == 0
     assert sweep("-m", "beta=3", f"hydra.sweep.dir={taken}").returncode == 0
     assert sorted(path.name for path in taken.parent.iterdir()) == ["now", "now-2"]
     assert [job.overrides for job in sweeping.jobs(taken.with_name("now-2"))] == [("beta=3",)]

@@ -22,7 +22,7 @@ from vaecollapse.datasets import scan as scanning
 from vaecollapse.datasets import threads
 from vaecollapse.datasets.cache import Cache
 from vaecollapse.datasets.recordings import CHANNELS, Found, Recording, planes_of
-from vaecollapse.datasets.scan import Listing, Scan, find, scan
+from vaecollapse.datasets.scan import Listing, Scan, find, name_copies, scan
 from vaecollapse.datasets.signals import Files, Pack, quantise, source_of
 from vaecollapse.refusal import Refused
 
@@ -308,10 +308,10 @@ def test_names_that_are_no_text_are_names(root: Path, caplog: pytest.LogCaptureF
 
 
 def test_copies_are_pointed_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    scanned(root)
+    name_copies(scanned(root).recordings)
     assert "copies" not in caplog.text
     (root / "copy.wav").write_bytes((root / "a/2.wav").read_bytes())
-    scanned(root)
+    name_copies(scanned(root).recordings)
     assert "1 files are copies of others (copy.wav of a/2.wav" in caplog.text
 
 

@@ -30,7 +30,7 @@ class Axis(NamedTuple):
     def share(self, value: float) -> float:
         """0 at its beginning, 1 at its end.
 
-        >>> Axis("T", 0.1, 10.0, log=True).share(1.0)
+        >>> Axis("T", 1.0, 4.0, log=True).share(2.0)
         0.5
         """
         of = math.log if self.log else float
