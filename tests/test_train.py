@@ -96,8 +96,8 @@ def directories(sweep, dead) -> list[Path]:
 
 def test_a_run_leaves_every_promised_file_and_no_other(directories):
     assert len(directories) == 5
-    for number, directory in enumerate(directories):
-        promised = PROMISED | ({"job.json"} if number else set())  # of a sweep
+    for place, directory in enumerate(directories):
+        promised = PROMISED | ({"job.json"} if place else set())  # of a sweep
         assert promised <= {path.name for path in directory.iterdir()} <= promised | {"samples"}
         assert {path.name for path in (directory / "checkpoints").iterdir()} == {
             "best.ckpt",
