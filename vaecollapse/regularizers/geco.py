@@ -54,7 +54,7 @@ class Geco(Regularizer):
         if not 0 < speed < math.inf or not 0 <= smoothing < 1:
             raise Refused(
                 f"expected regularizer.speed above 0 and regularizer.smoothing from 0 to below 1, but got "
-                f"speed={speed:g} smoothing={smoothing:g}: try speed=0.01 smoothing=0.99"
+                f"speed={speed:g} smoothing={smoothing:g}: try speed=0.01 smoothing=0.9"
             )
         if not 0 < minimum <= start <= maximum < math.inf or minimum == maximum:
             raise Refused(
