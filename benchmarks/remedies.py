@@ -155,11 +155,15 @@ def measured(job: Job) -> Trial:
 
 
 def plane(title: str, runs: Mapping[str, Sequence[Trial]], *, width: int = 640, height: int = 420) -> str:
-    """The rate-distortion plane as SVG: a point for each remedy, the mean over seeds of (R, D) on the test split."""
+    """The rate-distortion plane as SVG: a point for each remedy of the same likelihood, the mean over seeds of (R, D)
+    on the test split, R by its logarithm."""
+    of = runs[PLAIN][0].circumstances["likelihood"]
     points = {
         label: tuple(statistics.fmean(each.readings[name] for each in trials) for name in ("rate", "distortion"))
         for label, trials in runs.items()
+        if trials[0].circumstances["likelihood"] == of
     }
+    points = {label: (math.log(rate), distortion) for label, (rate, distortion) in points.items()}
     numbered = {label: number for number, label in enumerate(points, 1)}
     left, top, legend = 60, 40, 210
     lows, highs = (tuple(end(p[axis] for p in points.values()) for axis in (0, 1)) for end in (min, max))
@@ -178,8 +182,8 @@ def plane(title: str, runs: Mapping[str, Sequence[Trial]], *, width: int = 640, 
         f'<text x="{width + 10}" y="{top + 18 * number}">{number}  {label}</text>' for label, number in numbered.items()
     ]
     bounds = [
-        f'<text x="{place(lows)[0]:.0f}" y="{height - 22}">{lows[0]:.3g}</text>',
-        f'<text x="{place(highs)[0]:.0f}" y="{height - 22}" text-anchor="end">R = {highs[0]:.3g} nats</text>',
+        f'<text x="{place(lows)[0]:.0f}" y="{height - 22}">{math.exp(lows[0]):.3g}</text>',
+        f'<text x="{place(highs)[0]:.0f}" y="{height - 22}" text-anchor="end">R = {math.exp(highs[0]):.3g} nats</text>',
         f'<text x="6" y="{place(highs)[1]:.0f}">{highs[1]:.4g}</text>',
         f'<text x="6" y="{place(lows)[1]:.0f}">D = {lows[1]:.4g}</text>',
     ]
