@@ -70,9 +70,8 @@ def ended_by(code: int) -> str:
 
 def _work(work: Callable[[], Said], theirs: Any, parent: int) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(
-            1, int(signal.SIGTERM)
-        )  # PR_SET_PDEATHSIG: nothing trains on for a sweep that was killed
+        # nothing trains on for a sweep that was killed
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
         if os.getppid() != parent:
             return
     os.setpgid(0, 0)  # Ctrl-C comes through the sweep, not twice

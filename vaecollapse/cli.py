@@ -378,8 +378,9 @@ class TrainSession(Session):
         from . import sweeping
         from .apart import Said, apart
 
-        line, began = sweeping.line_of(context, sys.argv[1:], place), time.monotonic()
-        ended = partial(sweeping.ended, context.job.num, _typed(context))
+        typed, began = _typed(context), time.monotonic()
+        line = sweeping.line_of(context, typed, sys.argv[1:], place)
+        ended = partial(sweeping.ended, context.job.num, typed)
         try:
             said = apart(partial(job_of_a_sweep, line, self.sweeps_a_group(), self.whole_errors, tuple(self.warned)))
         except (KeyboardInterrupt, SystemExit):

@@ -14,7 +14,17 @@ FREE = ("max_epochs", "trainer", "logger", "fail_on", "preflight", "probe", "rep
 
 def key(override: str) -> str:
     """`model` of `model=linear`, `trainer` of `++trainer.devices=2`, `logger` of `~logger.csv`."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0].partition(".")[0].partition("/")[0]
+    return path_of(override).partition("@")[0].partition(".")[0].partition("/")[0]
+
+
+def path_of(override: str) -> str:
+    """`trainer.devices` of `++trainer.devices=2`."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def quoted(path: Path) -> str:
+    """A path as an override's value."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def has_begun(directory: Path) -> bool:
@@ -71,7 +81,7 @@ def replayed(argv: Sequence[str]) -> list[str]:
     for line in own:
         if line.startswith("-") or key(line) in ("hydra", "trust", "resume"):  # trust is only what is typed now
             raise Refused(f"{directory}/overrides.txt holds {line}, which no run writes there: restore the file")
-    replaced = {line.lstrip("+~").partition("=")[0] for line in more}
-    kept = [line for line in own if line.lstrip("+~").partition("=")[0] not in replaced]
-    quoted = "'" + str(directory.absolute()).replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return [*kept, *more, f"resume={quoted}", f"hydra.run.dir={quoted}"]
+    replaced = {path_of(line) for line in more}
+    kept = [line for line in own if path_of(line) not in replaced]
+    place = quoted(directory.absolute())
+    return [*kept, *more, f"resume={place}", f"hydra.run.dir={place}"]

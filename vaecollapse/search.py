@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .config import listed
 from .files import read_object
 from .run import Run
 
@@ -20,9 +21,8 @@ class Search(NamedTuple):
     @classmethod
     def of(cls, plan: Any, sweeper: Any) -> "Search":
         """From the configuration, and the direction that the sweeper has."""
-        verdicts = [plan.verdicts] if isinstance(plan.verdicts, str) else plan.verdicts
         towards = "maximize" in str(sweeper.get("direction", "minimize"))
-        return cls(plan.objective, tuple(verdicts), plan.min_rank, plan.penalty, towards)
+        return cls(plan.objective, tuple(listed(plan.verdicts)), plan.min_rank, plan.penalty, towards)
 
     def judged(self, place: Path) -> tuple[float, bool, str | None]:
         """The objective with its penalties, whether the run is feasible, and why it is not."""

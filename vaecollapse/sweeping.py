@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from .apart import Said
 from .files import read_object
 from .refusal import Refused
-from .resuming import has_begun
+from .resuming import has_begun, path_of, quoted
 from .run import Run, first_process
 from .search import Search, best_selection, reading
 
@@ -82,7 +82,7 @@ class Watch(Callback):
                 Run(directory).write(PLAN, plan)
             with read_write(config.hydra):  # the jobs' own configurations are composed from the overrides once more
                 config.hydra.sweep.dir = str(directory)
-                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(directory))}")
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(directory)}")
             Watch.directory = directory.absolute()
         except OSError:  # Hydra meets it again, and may raise
             return
@@ -113,7 +113,7 @@ def planned(config: DictConfig) -> int | None:
     """How many jobs a grid has; None of a search."""
     if not str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
         return None
-    lines = {key_of(line): line for line in config.hydra.overrides.task}
+    lines = {path_of(line): line for line in config.hydra.overrides.task}
     params = config.hydra.sweeper.get("params") or {}
     lines = {name: f"{name}={value}" for name, value in params.items()} | lines
     parsed = OverridesParser.create().parse_overrides(list(lines.values()))
@@ -146,6 +146,11 @@ def places(directory: Path) -> list[Path]:
     return [path for path in directory.iterdir() if path.is_dir() and path.name.partition("-")[0].isdigit()]
 
 
+def number_of(place: Path) -> int:
+    """A job's number, of `3` and of `3-2`."""
+    return int(place.name.partition("-")[0])
+
+
 def job_of(place: Path) -> Job:
     """What a job's directory says of it."""
     found = read_object(place / ENDED)
@@ -153,7 +158,7 @@ def job_of(place: Path) -> Job:
         known: dict[str, Any] = {name: found[name] for name in Job._fields if name in found}
         return Job(**known | {"directory": place.name, "overrides": tuple(known["overrides"])})
     except (KeyError, TypeError):
-        number, lines = int(place.name.partition("-")[0]), place / "overrides.txt"
+        number, lines = number_of(place), place / "overrides.txt"
         said = tuple(lines.read_text(encoding="utf-8").splitlines()) if lines.is_file() else ()
         if finished(place):  # its sweep was killed before it could say so
             return Job(number, said, place.name, str(read_object(place / "verdict.json").get("verdict")))
@@ -192,11 +197,7 @@ def taken_up(argv: Sequence[str]) -> list[str]:
     Watch.taken_up = True
     kept = [line for line in own if not line.startswith(("hydra.sweep.dir=", "sweep.resume="))]
     multirun = [] if {"-m", "--multirun"} & set(kept) else ["-m"]
-    return [*multirun, *kept, f"hydra.sweep.dir={quoted(str(directory.absolute()))}"]
-
-
-def quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return [*multirun, *kept, f"hydra.sweep.dir={quoted(directory.absolute())}"]
 
 
 def plan_of(place: Path) -> str | None:
@@ -218,7 +219,7 @@ def place_for(cfg: DictConfig, directory: Path) -> Path:
         return max(alike, key=lambda place: (finished(place), has_begun(place)))
     if not (directory / "config.yaml").exists():
         return directory
-    taken = max(int(place.name.partition("-")[0]) for place in places(sweep))
+    taken = max(map(number_of, places(sweep)))
     return next(place for number in itertools.count(taken + 1) if made(place := sweep / str(number)))
 
 
@@ -243,13 +244,13 @@ def alone_with(argv: Sequence[str]) -> None:
     sys.argv[1:] = argv
 
 
-def line_of(context: Any, argv: Sequence[str], directory: Path) -> list[str]:
-    """The command line of one job, run alone in this directory; where it has begun there, it goes on."""
+def line_of(context: Any, task: Sequence[str], argv: Sequence[str], directory: Path) -> list[str]:
+    """The command line of one job, of which `task` was typed, run alone in this directory; where it has begun there,
+    it goes on."""
     if (directory / "config.yaml").exists():
-        return [f"resume={quoted(str(directory))}"]
+        return [f"resume={quoted(directory)}"]
     hydras = [str(line) for line in context.overrides.hydra if not str(line).lstrip("+~").startswith(OF_SWEEPS)]
-    task = [str(line) for line in cast(list, OmegaConf.to_container(context.overrides.task))]
-    return [*flags(argv), *task, *hydras, "hydra.mode=RUN", f"hydra.run.dir={quoted(str(directory))}"]
+    return [*flags(argv), *task, *hydras, "hydra.mode=RUN", f"hydra.run.dir={quoted(directory)}"]
 
 
 def flags(argv: Sequence[str]) -> Iterator[str]:
@@ -288,7 +289,7 @@ def missing(directory: Path, rows: Sequence[Job]) -> int:
 
 def varied(rows: Sequence[Job]) -> list[str]:
     """The keys that are not the same in all jobs."""
-    said = [{key_of(line): line for line in job.overrides} for job in rows if job.overrides]
+    said = [{path_of(line): line for line in job.overrides} for job in rows if job.overrides]
     names = dict.fromkeys(name for each in said for name in each)
     seen = {name: {each.get(name) for each in said} for name in names}
     return [name for name, values in seen.items() if len(values) > 1]
@@ -304,7 +305,7 @@ def lines(directory: Path, rows: Sequence[Job]) -> tuple[list[str], list[list[st
     head = ["job", *keys, "verdict", *READINGS, "selection", *(["objective"] if searched else []), "s"]
     table, sentences = [], {}
     for job in rows:
-        said = {key_of(line): line.partition("=")[2] for line in job.overrides}
+        said = {path_of(line): line.partition("=")[2] for line in job.overrides}
         place = directory / job.directory
         verdict = read_object(place / "verdict.json") if job.whole else {}
         numbers = [
@@ -322,7 +323,3 @@ def lines(directory: Path, rows: Sequence[Job]) -> tuple[list[str], list[list[st
 
 def short(number: float | None) -> str:
     return "" if number is None else f"{number:.4g}"
-
-
-def key_of(line: str) -> str:
-    return line.lstrip("+~").partition("=")[0]
