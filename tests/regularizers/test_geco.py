@@ -51,15 +51,24 @@ def test_the_multiplier_grows_with_the_smoothed_violation() -> None:
         average = gap if i == 0 else 0.9 * average + 0.1 * gap
         m *= math.exp(0.05 * average)
         by_hand.append(m)
-    assert told(Geco(kappa=3.0, speed=0.05, smoothing=0.9), *(3 + gap for gap in gaps)) == pytest.approx(by_hand)
+    assert told(Geco(kappa=3.0, speed=0.05, smoothing=0.9, limit=math.inf), *(3 + gap for gap in gaps)) == pytest.approx(by_hand)
 
 
 @pytest.mark.parametrize(("distortion", "bound_to"), [(1e9, 1e6), (-1e9, 1e-6)])
 def test_the_multiplier_ends_at_its_bound_and_comes_back(distortion: float, bound_to: float) -> None:
-    price = Geco(kappa=0.0, smoothing=0.0)
+    price = Geco(kappa=0.0, smoothing=0.0, limit=math.inf)
     assert told(price, *[distortion] * 50)[-1] == pytest.approx(bound_to)
     back = told(price, -math.copysign(10.0, distortion))[0]
     assert back == pytest.approx(bound_to * math.exp(-0.1 * math.copysign(1, distortion)))
+
+
+@pytest.mark.parametrize("steps", [1, 30])
+def test_a_violation_of_any_size_moves_it_no_faster_than_the_limit_and_is_forgotten_as_fast(steps: int) -> None:
+    price = Geco(kappa=90.0, smoothing=0.0, limit=0.02)
+    assert told(price, *[600.0] * steps)[-1] == pytest.approx(math.exp(0.02 * steps))
+    assert told(price, *[85.0] * steps)[-1] == pytest.approx(1.0), "5 nats below, at a speed of .01 per nat"
+    slow = told(Geco(kappa=90.0, smoothing=0.0, limit=0.02), 91.0)
+    assert slow == pytest.approx([math.exp(0.01)]), "what is below the limit is left alone"
 
 
 def test_at_the_constraint_it_stays() -> None:
@@ -82,6 +91,8 @@ def test_of_the_checkpoints_that_reach_kappa_the_cheapest_is_best() -> None:
         ({"kappa": math.nan}, ["finite"]),
         ({"speed": 0.0}, ["speed=0", "try"]),
         ({"smoothing": 1.0}, ["smoothing=1"]),
+        ({"limit": 0.0}, ["limit=0.02", "got 0"]),
+        ({"limit": math.nan}, ["limit", "above 0"]),
         ({"start": 0.0}, ["start=0", "above 0"]),
         ({"start": 1e7}, ["start=1e+07"]),
         ({"minimum": 2.0, "maximum": 1.0}, ["minimum=2", "maximum=1"]),

@@ -12,11 +12,15 @@ from .base import Regularizer
 
 
 class Geco(Regularizer):
-    """loss = mean_b R + m · (mean_b D − κ), m ← clip(m · exp(ν · EMA(D − κ)), minimum, maximum) after every step.
+    """loss = mean_b R + m · (mean_b D − κ), m ← clip(m · exp(clip(ν · EMA(D − κ), ±limit)), minimum, maximum) after every step.
 
     `kappa` is in units of D and per example (nats where the likelihood is a density), `speed` ν per unit of D: 0.01
     for nats, about 1 for a spectral distance. `smoothing` is the average's decay, `start` the first m. The applied
     weight of the KL is 1/m, and that is what is logged; the multiplier stands beside it. β has no place here.
+
+    `limit` bounds the windup. Where D begins hundreds of nats above κ, an unbounded m grows by powers of e a step while
+    the network has had no time to follow, and needs as many small steps to come back: at .02 it is doubled in 35 steps
+    at the earliest and has forgotten n steps of any violation after n on the other side. `limit=inf` is the paper's.
 
     The average delays the answer by 1/(1 − smoothing) steps and takes no noise from m, which is the sum of all
     violations whatever they were averaged over. The paper's .99, made for millions of steps, keeps m growing for a
@@ -25,7 +29,7 @@ class Geco(Regularizer):
     A κ below what the autoencoder reaches drives m to its maximum; one above D of the collapsed model asks for
     collapse.
 
-    >>> price = Geco(kappa=10.0, speed=0.1)
+    >>> price = Geco(kappa=10.0, speed=0.1, limit=1.0)
     >>> price.observe(torch.tensor(15.0), torch.tensor(2.0), Progress())
     >>> round(float(price.multiplier), 3)
     1.649
@@ -41,6 +45,7 @@ class Geco(Regularizer):
         kappa: float,
         speed: float = 0.01,
         smoothing: float = 0.9,
+        limit: float = 0.02,
         start: float = 1.0,
         minimum: float = 1e-6,
         maximum: float = 1e6,
@@ -56,12 +61,17 @@ class Geco(Regularizer):
                 f"expected regularizer.speed above 0 and regularizer.smoothing from 0 to below 1, but got "
                 f"speed={speed:g} smoothing={smoothing:g}: try speed=0.01 smoothing=0.9"
             )
+        if not limit > 0:
+            raise Refused(
+                f"regularizer.limit is the largest move of ln m in a step, above 0, but got {limit:g}: try limit=0.02"
+            )
         if not 0 < minimum <= start <= maximum < math.inf or minimum == maximum:
             raise Refused(
                 f"the multiplier starts and moves between minimum and maximum, all above 0, but got start={start:g} "
                 f"minimum={minimum:g} maximum={maximum:g}: try start=1 minimum=1e-6 maximum=1e6"
             )
         self.kappa, self.speed, self.smoothing = float(kappa), float(speed), float(smoothing)
+        self.limit = float(limit)
         self.minimum, self.maximum = float(minimum), float(maximum)
         self.register_buffer("multiplier", torch.tensor(float(start)))
         self.register_buffer("violation", torch.tensor(0.0))
@@ -88,7 +98,8 @@ class Geco(Regularizer):
         smooth = self.smoothing * self.violation + (1 - self.smoothing) * over
         self.violation.copy_(torch.where(self.observed, smooth, over))
         self.observed.fill_(True)
-        grown = self.multiplier * torch.exp(self.speed * self.violation)
+        growth = (self.speed * self.violation).clamp(-self.limit, self.limit)
+        grown = self.multiplier * torch.exp(growth)
         self.multiplier.copy_(grown.clamp(self.minimum, self.maximum))
 
     def compared(self, distortion: float, rate: float) -> float:
