@@ -188,7 +188,8 @@ def answers(node: DictConfig, key: str, value: float | str) -> list[float]:
         torch.manual_seed(step)
         mean, log_scale = torch.randn(2, 16, 4) * torch.tensor([0.01, 0.1, 1.0, 1.0])  # a unit below any floor
         charged.append(float(built(vectors(torch.cat([mean, log_scale], 1)), Progress(step, 100)).loss))
-        built.observe(torch.tensor(distortion), torch.tensor(rate), Progress(step, 100))
+        for _ in range(800 if abs(distortion) > 1e3 else 1):  # what moves a little a step, to its bounds
+            built.observe(torch.tensor(distortion), torch.tensor(rate), Progress(step, 100))
     charged.append(float(built(vectors(torch.ones(16, 8)), Progress(100, 100)).loss))
     return charged
 

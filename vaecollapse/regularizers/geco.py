@@ -12,11 +12,14 @@ from .base import Regularizer
 
 
 class Geco(Regularizer):
-    """loss = mean_b R + m · (mean_b D − κ), m ← clip(m · exp(clip(ν · EMA(D − κ), ±limit)), minimum, maximum) after every step.
+    """loss = (mean_b R + m · (mean_b D − κ)) / max(1, m), m ← clip(m · exp(clip(ν · EMA(D − κ), ±limit)), minimum, maximum) after every step.
 
     `kappa` is in units of D and per example (nats where the likelihood is a density), `speed` ν per unit of D: 0.01
     for nats, about 1 for a spectral distance. `smoothing` is the average's decay, `start` the first m. The applied
     weight of the KL is 1/m, and that is what is logged; the multiplier stands beside it. β has no place here.
+
+    The paper's loss is not divided by max(1, m). That moves no minimum, and takes from m what it is besides a price: a
+    loss that grows faster than Adam's averages is a larger step, and a tighter clipping of gradients.
 
     `limit` bounds the windup. Where D begins hundreds of nats above κ, an unbounded m grows by powers of e a step while
     the network has had no time to follow, and needs as many small steps to come back: at .02 it is doubled in 35 steps
@@ -82,7 +85,7 @@ class Geco(Regularizer):
         m = self.multiplier.to(rate, copy=True)  # `observe` moves it before some backward passes have read it
         weight = 1 / m
         return Objective(
-            loss=rate + m * (distortion - self.kappa),
+            loss=(rate + m * (distortion - self.kappa)) / m.clamp(min=1),
             weight=weight.reshape(1),
             declared=weight,
             penalty=weight * rate,
