@@ -12,7 +12,8 @@ from .base import Regularizer
 
 
 class Geco(Regularizer):
-    """loss = (mean_b R + m · (mean_b D − κ)) / max(1, m), m ← clip(m · exp(clip(ν · EMA(D − κ), ±limit)), minimum, maximum) after every step.
+    """loss = (mean_b R + m · (mean_b D − κ)) / max(1, m); after every step ln m moves by clip(ν · EMA(D − κ), ±limit),
+    and m stays within minimum and maximum.
 
     `kappa` is in units of D and per example (nats where the likelihood is a density), `speed` ν per unit of D: 0.01
     for nats, about 1 for a spectral distance. `smoothing` is the average's decay, `start` the first m. The applied
