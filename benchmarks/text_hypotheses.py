@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/text_hypotheses.py [--seeds 0 1 2] [--only floors …] [--gsm8k path/to/gsm8k]
 
 Small runs of `experiment=text_hypotheses` (arithmetic answers, transformer of width 32, 240 steps) and of
-`experiment=case_e` on GSM8K's answers, one after the other in one process, a minute each on a quiet core. Prints
+`experiment=case_e` on GSM8K's answers, one after the other in one process, one to three minutes each on a quiet core. Prints
 a markdown table for each question, differences to its first row paired by seed, and one sentence of finding. A run that
 has ended is not repeated.
 """
@@ -32,8 +32,8 @@ TEXT = ("experiment=text_hypotheses",)
 SHORT = ("detector=[rate,decoder_reliance,answers,latent_tokens,floor_saturation,mutual_information]",)
 CONSTANT = "coefficient@regularizer.weight=constant"
 REAL = ("experiment=case_e", "dataset=gsm8k", "dataset.vocab=512", "dataset.longest_answer=40",
-        "dataset.too_long=truncate", "capacity=4", "latent_dim=16", "lr=0.005", "max_epochs=4",
-        "trainer.limit_train_batches=60", "trainer.check_val_every_n_epoch=4",
+        "dataset.too_long=truncate", "capacity=10", "latent_dim=16", "lr=0.004", "max_epochs=4",
+        "trainer.check_val_every_n_epoch=4",
         "callback=[collapse_monitor,checkpoints]")  # fmt: skip
 
 
