@@ -116,7 +116,8 @@ class Training(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """A gradient that is not finite ends training with the parameter's name, and its step is not taken."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        stepped = (p for group in optimizer.param_groups for p in group["params"])  # modules are slow to walk
+        gradients = [p.grad for p in stepped if p.grad is not None]
         if gradients and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
             named = ((name, p.grad) for name, p in self.vae.named_parameters() if p.grad is not None)
             first = next((name for name, grad in named if not torch.isfinite(grad).all()), "the model, in total,")
