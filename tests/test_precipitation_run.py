@@ -149,6 +149,9 @@ def test_a_file_is_scored_from_the_command_line(run: Path, tmp_path: Path, monke
     monkeypatch.setattr("sys.argv", typed)
     assert evaluate_command() == 1
     assert "type truth=gauge" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", [*typed, "metric=fad"])
+    assert evaluate_command() == 1
+    assert "metric names no score of fields" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", [*typed, "truth=gauge"])
     assert evaluate_command() == 0
     assert "crps" in capsys.readouterr().out

@@ -105,12 +105,9 @@ def test_the_posterior_is_labelled_and_broken_samples_are_counted() -> None:
 
 
 def test_members_are_of_fields_and_no_metric_is_no_comparison() -> None:
+    made = Training(vae=Player(held()), regularizer=Beta(weight=Constant(value=1.0)), optimizer=torch.optim.Adam)
     with pytest.raises(Refused, match="members has no effect"):
-        scored(
-            Training(vae=Player(held()), regularizer=Beta(weight=Constant(value=1.0)), optimizer=torch.optim.Adam),
-            Tones(),
-            composed("members=3"),
-            range(3),
-            seed=0,
-        )
+        scored(made, Tones(), composed("members=3"), range(3), seed=0)
+    with pytest.raises(Refused, match=r"metric=crps has no effect: .* are sounds; metric=audio"):
+        scored(made, Tones(), composed("metric=[crps,fad]"), range(3), seed=0, overrides=["metric=[crps,fad]"])
     assert told(Player(held()), "metric=[crps]") is None

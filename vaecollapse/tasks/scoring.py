@@ -147,8 +147,10 @@ def scored(
 ) -> Judged:  # fmt: skip
     """The ensemble that a run draws for a split, scored and pictured. Refused where data are no fields and something
     was typed that only fields have."""
+    of_sounds = "sample_rate" in data.facts
+    if of_sounds or isinstance(data, FieldData):
+        fitting(cfg, overrides, of_sounds)
     if not isinstance(data, FieldData):
-        of_sounds = "sample_rate" in data.facts
         given = [key for key in OF_ENSEMBLES[: 1 if of_sounds else None] if cfg.get(key) is not None]
         given += [] if of_sounds else [line for line in overrides if re.match(r"[+~]*metric\b", line)]
         if given:
@@ -173,9 +175,24 @@ def scored(
     return Judged(found, what, [*looked, *pictures.of_metrics(metrics), *pictures.of_temperatures(at)])
 
 
+def fitting(cfg: DictConfig, overrides: Sequence[str], of_sounds: bool) -> None:
+    """Refuses metrics that were asked for by name and that such data do not have."""
+    if not any(re.match(r"[+~]*metric=", line) for line in overrides):
+        return
+    found = made("metric", lambda: instantiate(OmegaConf.select(cfg, "metric") or {}), Mapping)
+    odd = [name for name, each in found.items() if isinstance(each, SetMetric | Embedding) != of_sounds]
+    if odd:
+        what, group = ("sounds", "audio") if of_sounds else ("fields", "precipitation")
+        raise Refused(
+            f"metric={','.join(odd)} has no effect: this run's data are {what}; metric={group} has all of their scores"
+        )
+
+
 def score_file(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Scored:
     """The scores of an ensemble in a file, ours or anybody's. Raises Refused where that cannot be read."""
-    stored, metrics = Stored(cfg.file, members=cfg.variable, truth=cfg.truth), metrics_of(cfg)
+    if not (metrics := metrics_of(cfg)):
+        raise Refused("metric names no score of fields: leave it out for all of them, or type metric=[crps,diversity]")
+    stored = Stored(cfg.file, members=cfg.variable, truth=cfg.truth)
     try:
         found = made("the scores", lambda: scores(stored, metrics))
         looked = [*pictures.maps(stored), *pictures.of_metrics(metrics)]
