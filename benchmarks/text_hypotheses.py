@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/text_hypotheses.py [--seeds 0 1 2] [--only floors …] [--gsm8k path/to/gsm8k]
 
 Small runs of `experiment=text_hypotheses` (arithmetic answers, transformer of width 32, 240 steps) and of
-`experiment=case_e` on GSM8K's answers, one after the other in one process, one to three minutes each on a quiet core. Prints
-a markdown table for each question, differences to its first row paired by seed, and one sentence of finding. A run that
-has ended is not repeated.
+`experiment=case_e` on GSM8K's answers (424 steps), one after the other in one process, one to three minutes each on a
+quiet core. Prints a markdown table for each question, differences to its first row paired by seed, and one sentence of
+finding. A run that has ended is not repeated.
 """
 
 import argparse
