@@ -51,7 +51,8 @@ def test_the_multiplier_grows_with_the_smoothed_violation() -> None:
         average = gap if i == 0 else 0.9 * average + 0.1 * gap
         m *= math.exp(0.05 * average)
         by_hand.append(m)
-    assert told(Geco(kappa=3.0, speed=0.05, smoothing=0.9, limit=math.inf), *(3 + gap for gap in gaps)) == pytest.approx(by_hand)
+    price = Geco(kappa=3.0, speed=0.05, smoothing=0.9, limit=math.inf)
+    assert told(price, *(3 + gap for gap in gaps)) == pytest.approx(by_hand)
 
 
 @pytest.mark.parametrize(("distortion", "bound_to"), [(1e9, 1e6), (-1e9, 1e-6)])
