@@ -45,7 +45,7 @@ def check_fits(key: str, target: float, elbo: ELBO) -> None:
     if target < least:
         raise Refused(
             f"{key}={target:g} nats are fewer than this posterior has by construction ({least:.4g} over {elbo.units} "
-            f"latent units): type {key}={2 * least:.3g} or more, or posterior=normal"
+            f"latent units): type {key}={min(2 * least, (least + most) / 2):.3g} or more, or posterior=normal"
         )
     if target > most:
         raise Refused(
