@@ -2,9 +2,11 @@
 
 import math
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from planted import optimum
 from torch.distributions import Independent, Normal
 
@@ -126,7 +128,7 @@ def test_advice_is_on_the_floor_and_weight_that_stand_now(mode: str, follows: bo
     tuner = Tuner(mode=mode)
     tuner.plan = State(price.floor, price.weight.value)
     price.floor, price.weight.value = 0.001, 0.1
-    tuner.on_train_epoch_start(module._trainer, module)  # pyright: ignore
+    tuner.on_train_epoch_start(Mock(spec=Trainer), module)
     stands = (0.001, 0.1) if follows else (0.005, 1.0)
     assert (tuner.plan.floor, tuner.plan.weight) == (price.floor, price.weight.value) == stands
 
