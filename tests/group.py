@@ -13,6 +13,7 @@ from planted import all_detectors, gaussian_data, optimum, probe, read
 from torch.distributions import Distribution, Normal
 
 from vaecollapse.batch import Batch
+from vaecollapse.callbacks.aggressive import AggressiveEncoder, Burst
 from vaecollapse.callbacks.epoch_means import EpochMeans
 from vaecollapse.distributions.batch_norm import BatchNormPosterior
 from vaecollapse.distributions.likelihoods import LaplaceLikelihood, NormalLikelihood
@@ -170,6 +171,19 @@ def readings() -> dict:
     }
 
 
+def bursts(rows: slice) -> list[list[int]]:
+    """After which steps the decoder's turn came. The loss of the first half of the examples rises, that of the others
+    falls by more until the tenth step: over all the encoder goes on until then."""
+    ahead, turns = AggressiveEncoder(most=99, window=2), []
+    for step in range(20):
+        loss = torch.cat([torch.full((4,), 1.0 * step), torch.full((4,), abs(20 - 2.0 * step))]).double()
+        ahead.note(loss[rows].mean())
+        if ahead.decoders_turn:
+            turns.append([step, *ahead.burst[:1]])
+            ahead.burst, ahead.decoders_turn, ahead.losses = Burst(), False, None
+    return turns
+
+
 def epoch_means(form: str, rows: slice) -> list[list]:
     """What a tuner reads of an epoch of two batches, and once more of one that was saved between them."""
     found, kl = [], kl_of_all()[rows]
@@ -189,6 +203,7 @@ def epoch_means(form: str, rows: slice) -> list[list]:
 def laws(rows: slice) -> dict:
     return {
         "means": epoch_means("hinge", rows),
+        "bursts": bursts(rows),
         "readings": readings(),
         "gradients": {form: free_bits_gradient(form, kl_of_all()[rows]) for form in FORMS},
         "scales": optimal_scales(rows),

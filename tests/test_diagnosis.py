@@ -302,6 +302,20 @@ def test_a_cause_that_a_probe_names_goes_first(cause: str, first: str) -> None:
         assert prescribe(state, plan)[0].overrides[0] == first
 
 
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("price", [None, 0.1, 30.0])
+def test_where_beta_is_no_price_it_moves_only_beside_a_plain_weight(state: str, price: float | None) -> None:
+    """Of a target β is γ: a lower one alone would only be further from the target. No move is offered twice."""
+    moves = [set(move.overrides) for move in prescribe(state, Plan(None, price, True, held=("regularizer=beta",)))]
+    assert all("regularizer=beta" in move for move in moves if any(line.startswith("beta=") for line in move))
+    assert all(move not in moves[:number] for number, move in enumerate(moves))
+
+
+def test_a_prior_is_learned_beside_a_posterior_that_promises_nothing_of_the_standard_one() -> None:
+    moves = prescribe("prior_hole", Plan(1.0, held=("regularizer=beta", "posterior=normal")))
+    assert [move.overrides for move in moves] == [("posterior=normal", "prior=nsf")]
+
+
 def test_a_dear_nat_is_brought_to_the_elbos_own_price_and_a_cheap_one_too() -> None:
     assert prescribe("over_compressed", Plan(52.0, 26.0))[0].overrides == ("beta=2",)
     assert prescribe("variance_collapse", Plan(1e-4, 4e-3))[0].overrides == ("beta=0.025",)

@@ -73,6 +73,12 @@ def test_a_batch_is_normalised_over_all_ranks(group: list[dict], alone: dict) ->
         assert rank["running"] == pytest.approx(whole["running"])
 
 
+def test_an_encoder_trains_ahead_as_long_on_all_ranks_as_on_one(group: list[dict], alone: dict) -> None:
+    """Decided on the mean loss of all: on one rank's own it rises from the start, on another's it falls."""
+    assert alone["bursts"] and alone["bursts"][0][0] > 9
+    assert all(rank["bursts"] == alone["bursts"] for rank in group)
+
+
 def test_an_epochs_means_are_those_of_all_ranks_to_the_bit_on_each(group: list[dict], alone: dict) -> None:
     """Decisions rest on them; saved by the first rank and loaded by all, they are as good."""
     for whole, resumed in (rank["means"] for rank in group):

@@ -195,6 +195,7 @@ def plan_of(held_out: Readings, facts: Facts, mechanisms: list[str]) -> Plan:
     return Plan(
         weight=facts.beta if facts.weight is None else facts.weight,
         price=facts.beta_effective or held_out.get("beta_effective", MISSING).value,
+        found=facts.weight is None and "regularizer=beta" in facts.held,
         held=facts.held or (("regularizer=beta",) if facts.floor > 0 else ()),
         mechanisms=tuple(mechanisms),
         still=fork is not None and interval(fork.better)[1] < (size or 0.0),

@@ -54,8 +54,9 @@ class Prescription(NamedTuple):
 class Plan(NamedTuple):
     """What of a run's plan its prescriptions start from.
 
-    `weight`: of the KL at the schedule's end; `price`: a nat's, over the ELBO's own (None: not known). `held`: the
-    choices that give up what keeps R from falling (a floor, a target, a posterior that cannot come near the prior);
+    `weight`: of the KL at the schedule's end; `price`: a nat's, over the ELBO's own (None: not known); `found`: is the
+    weight found while training, so that beta is no price of a nat? `held`: the choices that give up what keeps R from
+    falling (a floor, a target, a posterior that cannot come near the prior);
     `mechanisms`: causes that are known; `still`: did a probe's training hardly move? `knobs`: the run's own values of
     seed, max_epochs, lr and latent_dim, and usual_lr, the rate that the model would have without being told one.
     `units` of the latent, `numbers` of an example, their standard deviation `spread`; `crowded`: the units explain all
@@ -64,6 +65,7 @@ class Plan(NamedTuple):
 
     weight: float | None = None
     price: float | None = None
+    found: bool = False
     held: tuple[str, ...] = ()
     mechanisms: tuple[str, ...] = ()
     still: bool = False
@@ -107,7 +109,10 @@ def prescribe(state: str, plan: Plan) -> list[Prescription]:
     }.get(state, ["longer"])
     likely = [FIRST[cause] for cause in plan.mechanisms if cause in FIRST and state in DEAD]
     names = [name for name in dict.fromkeys([*likely, *names]) if name in moves]
-    return [moves[name] for name in names] or [moves["longer"]]
+    different: dict[tuple[str, ...], Prescription] = {}
+    for name in names:
+        different.setdefault(moves[name].overrides, moves[name])
+    return list(different.values()) or [moves["longer"]]
 
 
 def scaled(plan: Plan) -> list[str]:
@@ -148,6 +153,8 @@ def moves_of(plan: Plan) -> dict[str, Prescription]:
     if usual:
         larger = usual if lr < usual / FAR else 10 * lr
         smaller = usual if lr > FAR * usual else lr / 10
+    plain = ("regularizer=beta",) if plan.found else ()
+    promise = tuple(choice for choice in plan.held if choice.startswith("posterior="))  # of a KL to N(0, I) alone
     at = () if plan.spread is None else (f"likelihood.scale={plan.spread * NOISE**0.5:.3g}",)
     twice, quarter = 2 * int(own["max_epochs"]), max(1, int(own["max_epochs"]) // 4)
     listed = {
@@ -168,7 +175,7 @@ def moves_of(plan: Plan) -> dict[str, Prescription]:
             ("likelihood=normal", *at),
             f"a fixed scale, whose nats have a price{f': {NOISE:.0%} of the variance are noise' if at else ''}",
         ),
-        "prior": (("prior=nsf",), "a prior that is learned can take the shape of q(z)"),
+        "prior": ((*promise, "prior=nsf"), "a prior that is learned can take the shape of q(z)"),
         "longer": ((f"max_epochs={twice}",), "more training, and another look"),
         "bolder": ((f"lr={larger:.3g}",), "the model's own steps" if larger == usual else "larger steps"),
         "gentler": ((f"lr={smaller:.3g}",), "the model's own steps" if smaller == usual else "smaller steps"),
@@ -178,13 +185,13 @@ def moves_of(plan: Plan) -> dict[str, Prescription]:
     }
     if weight > 0:  # else there is no price to lower
         listed |= {
-            "cheaper": ((lower,), why_lower),
-            "annealed": ((lower, "warmup=0.5"), "and give z half of training before the full price"),
+            "cheaper": ((*plain, lower), why_lower),
+            "annealed": ((*plain, lower, "warmup=0.5"), "and give z half of training before the full price"),
             "unheld": ((*plan.held, lower), "R is held up, whatever carries it"),
         }
     if plan.crowded and plan.numbers and plan.units and weight > 0:
         half = own["latent_dim"] * plan.numbers / (2 * weight * plan.units)
         listed["fewer"] = ((f"latent_dim={max(1, int(half))}",), "units that leave half of the numbers a residual")
     raised = "a nat costs so little that q(z) is where it likes" if cheap else "σ is free: raise its price"
-    listed["dearer"] = ((higher,), raised)
+    listed["dearer"] = ((*plain, higher), raised)
     return {name: Prescription(*move) for name, move in listed.items()}

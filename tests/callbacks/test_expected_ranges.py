@@ -1,11 +1,19 @@
 """Bands, their linter and the two sets that ship; resuming: test_acting.py."""
 
+from unittest.mock import Mock
+
 import pytest
+import torch
 from hydra.utils import instantiate
+from lightning.pytorch import LightningModule, Trainer
 
 from vaecollapse import config
+from vaecollapse.batch import Batch
 from vaecollapse.callbacks.expected_ranges import Band, ExpectedRanges, bands_of, lint
+from vaecollapse.elbo import ELBO, Progress
 from vaecollapse.refusal import Refused
+from vaecollapse.regularizers.beta import Beta
+from vaecollapse.regularizers.coefficients import Constant
 from vaecollapse.run import Run
 from vaecollapse.tasks import train
 
@@ -125,6 +133,27 @@ def test_out_of_range_readings_are_events_and_what_was_never_read_is_missing(tmp
     found = [(row["epoch"], row["metric"], row["reading"]) for row in rows]
     assert found == [(0, "klr", "above"), (1, "klr", "above"), (2, "klr", "above"), (3, "answer", "missing"),
                      (3, "val/latent/rate", "below")]  # fmt: skip
+
+
+def test_the_nll_of_a_token_is_over_the_epochs_tokens_and_goes_on_from_a_checkpoint() -> None:
+    """Padding is no token: 3 and 2 nats of two batches, over five tokens of three examples."""
+    ours = ExpectedRanges(expected=[])
+    given = [(Batch(torch.tensor([[5, 6, 3], [3, 0, 0]])), [2.0, 1.0]), (Batch(torch.tensor([[3]])), [2.0])]
+    for x, distortion in given:
+        kl = torch.zeros(len(distortion), 1)
+        elbo = ELBO(torch.tensor(distortion), kl, kl, None, None)
+        ours.means.heard(price := Beta(weight=Constant(value=1.0)), (elbo,), price(elbo, Progress()))
+        ours.on_train_batch_end(Mock(spec=Trainer), Mock(spec=LightningModule), None, x, 0)
+        twin = ExpectedRanges(expected=[])
+        twin.load_state_dict(ours.state_dict())
+        ours = twin
+    assert ours.read()["nll_per_token"] == pytest.approx(5 / 5)
+    assert "nll_per_token" not in ours.read()
+
+
+def test_the_shipped_bands_are_of_what_a_run_logs() -> None:
+    known = {"klr", "kla", "fb_percent", "nll_per_token", "val/nll_per_token"}
+    assert {each.metric for name in ("expected_practitioner", "expected_consistent") for each in shipped(name)} <= known
 
 
 def test_both_sets_go_side_by_side() -> None:

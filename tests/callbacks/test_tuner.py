@@ -1,9 +1,13 @@
 """The plan's rules one by one, limits included, and what they make of epoch means; resuming: test_acting.py."""
 
 import math
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from planted import optimum
 from torch.distributions import Independent, Normal
 
 from vaecollapse.callbacks.epoch_means import EpochMeans
@@ -13,6 +17,7 @@ from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import Constant
 from vaecollapse.regularizers.free_bits import FORMS, FreeBits
+from vaecollapse.training import Training
 
 WRITTEN, CORRECTED = True, False
 PINNED = {"klr": 0.005, "kla": 0.0005, "fb_percent": 90.0}
@@ -112,6 +117,20 @@ def test_r5_a_pinned_model_is_told_to_lower_or_sweep_the_weight_and_left_alone()
     assert [each.rule for each in made] == ["R5"] and "lower or sweep the weight" in made[0].says
     assert (after.floor, after.weight) == (0.005, 1.0)
     assert decided(state, at, WRITTEN)[1] == ["R1", "R3"]
+
+
+@pytest.mark.parametrize(("mode", "follows"), [("advise", True), ("corrected", False)])
+def test_advice_is_on_the_floor_and_weight_that_stand_now(mode: str, follows: bool) -> None:
+    """An intervention may have moved them; a plan that acts owns them."""
+    price = FreeBits(weight=Constant(value=1.0), floor=0.005)
+    module = Training(vae=optimum(3, e=1.0), regularizer=price, optimizer=torch.optim.Adam)
+    module._trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1, current_epoch=1)  # pyright: ignore
+    tuner = Tuner(mode=mode)
+    tuner.plan = State(price.floor, price.weight.value)
+    price.floor, price.weight.value = 0.001, 0.1
+    tuner.on_train_epoch_start(Mock(spec=Trainer), module)
+    stands = (0.001, 0.1) if follows else (0.005, 1.0)
+    assert (tuner.plan.floor, tuner.plan.weight) == (price.floor, price.weight.value) == stands
 
 
 # ---- the means it reads

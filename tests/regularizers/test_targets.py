@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
+from vaecollapse.distributions.batch_norm import BatchNormPosterior
+from vaecollapse.distributions.delta import DeltaPosterior
 from vaecollapse.distributions.posteriors import NormalPosterior
 from vaecollapse.elbo import ELBO, Progress
 from vaecollapse.refusal import Refused
@@ -202,16 +204,32 @@ def test_a_flows_noisy_kl_is_held_to_a_target_in_the_mean_only() -> None:
     assert float(held(1.0)(elbo, Progress()).penalty) == pytest.approx(GAMMA * 0.2)
 
 
-@pytest.mark.parametrize("floor", [1e-4, 0.1])
+AIMING = [
+    held,
+    lambda target: KLCapacity(weight=Constant(value=1.0), target=target),
+    lambda target: Beta(weight=controller(target=target)),
+    lambda target: FreeBits(weight=controller(target=target), floor=0.1),
+]
+
+
 @pytest.mark.parametrize(
-    "make",
+    ("head", "least"),
     [
-        held,
-        lambda target: KLCapacity(weight=Constant(value=1.0), target=target),
-        lambda target: Beta(weight=controller(target=target)),
-        lambda target: FreeBits(weight=controller(target=target), floor=0.1),
+        (lambda: DeltaPosterior(features=3, units=5, rate=0.3), 1.5),
+        (lambda: BatchNormPosterior(features=3, units=5, gamma=0.8), 1.6),
     ],
 )
+@pytest.mark.parametrize("make", AIMING)
+def test_a_target_below_what_the_posterior_has_by_construction_is_refused(make, head, least: float) -> None:
+    q, p = head().eval()(torch.randn(2, 3)), Independent(Normal(torch.zeros(5), torch.ones(5)), 1)
+    elbo = ELBO(torch.zeros(2), torch.zeros(2, 5), torch.zeros(2, 5), q, p)
+    make(1.01 * least).check(elbo)
+    with pytest.raises(Refused, match=r"by construction.*over 5 latent units.*posterior=normal"):
+        make(0.99 * least).check(elbo)
+
+
+@pytest.mark.parametrize("floor", [1e-4, 0.1])
+@pytest.mark.parametrize("make", AIMING)
 def test_a_target_beyond_what_the_units_can_hold_is_refused(make, floor: float) -> None:
     """A unit whose σ ends at `floor` and whose codes fill the prior holds −ln floor nats."""
     head = NormalPosterior(features=3, units=5, parametrisation="scale", scale_floor=floor)

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from ..arithmetic import most_free
 from ..refusal import Refused
-from ..training import Training
+from ..regularizers.step_mean import over_ranks
+from ..training import Training, tokens_of
 from .acting import Acting, key_of
 from .epoch_means import EpochMeans
 
@@ -146,9 +149,10 @@ class ExpectedRanges(Acting):
     """Holds each epoch against `expected`; what lies outside is a line in the log and one `expected` in events.jsonl,
     what was never there to be read is told as missing at its band's end.
 
-    KLr, KLa, fb%, `rate` and `distortion` are means over the epoch's training examples; any other metric is the logged
-    one of that epoch. A stage is a group of bands (`health` one of its own); within one no epoch of a metric has two.
-    Bands that the floor can never meet are refused before step 1, those it can meet in part are warned of.
+    KLr, KLa, fb%, `rate`, `distortion` and of tokens `nll_per_token` are means over the epoch's training examples; any
+    other metric is the logged one of that epoch. A stage is a group of bands (`health` one of its own); within one no
+    epoch of a metric has two. Bands that the floor can never meet are refused before step 1, those it can meet in part
+    are warned of.
     """
 
     def __init__(self, *, expected: Sequence[Mapping[str, Any]]) -> None:
@@ -157,6 +161,7 @@ class ExpectedRanges(Acting):
         self.means = EpochMeans()
         self.seen: set[int] = set()
         self.validated: dict[str, float] = {}
+        self.counts: Tensor | None = None  # examples and tokens of the epoch so far, of this process
 
     def check(self, trainer: Trainer, module: Training) -> None:
         floor = getattr(module.regularizer, "floor", None)
@@ -177,17 +182,28 @@ class ExpectedRanges(Acting):
         return key_of(self, self.bands)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seen": sorted(self.seen), "means": self.means.state_dict(), "validated": dict(self.validated)}
+        counts = None if self.counts is None else over_ranks(self.counts[None])[0].tolist()
+        return {"seen": sorted(self.seen), "means": self.means.state_dict(), "validated": dict(self.validated),
+                "counts": counts}  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seen, self.validated = set(state_dict["seen"]), dict(state_dict["validated"])
         self.means.load_state_dict(state_dict["means"])
+        counts = state_dict.get("counts")
+        self.counts = None if counts is None else torch.tensor(counts, dtype=torch.float64)
 
     # --- while training
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Training)
         self.means.listen(pl_module.regularizer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (tokens := tokens_of(batch)) is not None:
+            own = torch.stack([tokens.new_tensor(len(tokens)), tokens.sum()]).double()
+            self.counts = own if self.counts is None else self.counts.to(own) + own
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validated = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -208,11 +224,14 @@ class ExpectedRanges(Acting):
 
     def read(self) -> dict[str, float]:
         """The epoch's own means by metric."""
-        means = self.means.take()
+        means, counts, self.counts = self.means.take(), self.counts, None
         if means is None:
             return {}
         own = {"klr": means.klr, "rate": means.rate, "distortion": means.distortion, "kla": means.kla,
                "fb_percent": means.fb_percent}  # fmt: skip
+        if counts is not None:
+            examples, tokens = over_ranks(counts[None])[0].tolist()
+            own["nll_per_token"] = means.distortion * examples / max(tokens, 1.0)
         return {name: value for name, value in own.items() if value is not None}
 
     def say(self, trainer: Trainer, band: Band, reading: Reading, value: float | None) -> None:

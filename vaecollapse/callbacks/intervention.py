@@ -50,7 +50,7 @@ def intervene(
     """Carries out the first live prescription against what the alarm foretells. Returns what was moved (nothing, where
     no prescription is live), and the prescriptions that take a new run."""
     held = ("regularizer=beta",) if floored else ()
-    offered = prescribe(FORETOLD[alarm], Plan(weight, held=held))
+    offered = prescribe(FORETOLD[alarm], Plan(weight, found=weight is None, held=held))
     for number, prescription in enumerate(offered):
         knobs = knobs_of(prescription)
         if knobs and (moves := carried_out(regularizer, knobs)):

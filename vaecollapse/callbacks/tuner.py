@@ -253,9 +253,11 @@ class Tuner(Acting):
         settled = pl_module.settled
         stage = weight.at(pl_module.progress.share) + 1 if isinstance(weight, Staged) else 3 if settled else 2
         self.began = stage, settled
+        regularizer: Any = pl_module.regularizer
         if self.acts:
-            regularizer: Any = pl_module.regularizer
             regularizer.floor, regularizer.weight.value = self.plan.floor, self.plan.weight
+        else:  # advice is on what stands now, whoever moved it
+            self.plan = self.plan._replace(floor=regularizer.floor, weight=regularizer.weight.value)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         assert isinstance(pl_module, Training) and self.plan is not None

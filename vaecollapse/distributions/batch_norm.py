@@ -88,8 +88,9 @@ class BatchNormPosterior(nn.Module):
             mean, variance = self.statistics(a)
             located = self.gamma * (a - mean) * (variance + self.eps).rsqrt() + self.shift
             scale = scale_of(self.raw_scale(h), self.parametrisation, self.scale_floor)
-            promise = f"posterior=batch_norm promises a KL of γ²/2 = {self.gamma**2 / 2:.3g} nats per unit to N(0, I)"
-            q = DeclaredNormal(located, scale, self.scale_floor, promise=promise, batch_normalised=True)
+            least = self.gamma**2 / 2
+            promise = f"posterior=batch_norm promises a KL of γ²/2 = {least:.3g} nats per unit to N(0, I)"
+            q = DeclaredNormal(located, scale, self.scale_floor, least=least, promise=promise, batch_normalised=True)
             return Independent(q, 1)
 
     def statistics(self, a: Float[Tensor, "batch units"]) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:

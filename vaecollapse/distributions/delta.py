@@ -77,4 +77,5 @@ class DeltaPosterior(nn.Module):
                 mean = raw_mean + torch.where(raw_mean < 0, -least, least)
             promise = f"posterior=delta promises a KL of {self.rate:g} nats per unit to the prior N(0, I)"
             scale = (log_variance / 2).exp()
-            return Independent(DeclaredNormal(mean, scale, math.exp(self.low / 2), promise=promise), 1)
+            q = DeclaredNormal(mean, scale, math.exp(self.low / 2), least=self.rate, promise=promise)
+            return Independent(q, 1)

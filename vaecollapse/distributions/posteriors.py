@@ -18,12 +18,21 @@ PARAMETRISATIONS = ("log_variance", "scale")
 
 class DeclaredNormal(Normal):
     """A Gaussian that knows what its head can produce: the smallest σ (`scale_floor`), what its KL to N(0, I) is at
-    least (`promise`, in words; empty for nothing), and whether its means have a fixed variance over examples."""
+    least (`least` nats per unit, `promise` in words; empty for nothing), and whether its means have a fixed variance
+    over examples."""
 
     def __init__(
-        self, loc: Tensor, scale: Tensor, scale_floor: float, *, promise: str = "", batch_normalised: bool = False
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        scale_floor: float,
+        *,
+        least: float = 0.0,
+        promise: str = "",
+        batch_normalised: bool = False,
     ) -> None:
-        self.scale_floor, self.promise, self.batch_normalised = scale_floor, promise, batch_normalised
+        self.scale_floor, self.least, self.promise = scale_floor, least, promise
+        self.batch_normalised = batch_normalised
         super().__init__(loc, scale, validate_args=False)
 
 

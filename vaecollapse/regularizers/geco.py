@@ -24,11 +24,13 @@ class Geco(Regularizer):
 
     `limit` bounds the windup. Where D begins hundreds of nats above κ, an unbounded m grows by powers of e a step while
     the network has had no time to follow, and needs as many small steps to come back: at .02 it is doubled in 35 steps
-    at the earliest and has forgotten n steps of any violation after n on the other side. `limit=inf` is the paper's.
+    at the earliest, and n steps of any violation are undone by n that lie limit/ν (two nats, as configured) or more on
+    the other side. `limit=inf` is the paper's. Where the averaged D scatters by more than limit/ν from step to step, it
+    is rather its median that ends at κ than its mean.
 
-    The average delays the answer by 1/(1 − smoothing) steps and takes no noise from m, which is the sum of all
-    violations whatever they were averaged over. The paper's .99, made for millions of steps, keeps m growing for a
-    hundred steps after κ is reached, from all that D lacked at the start.
+    The average delays the answer by 1/(1 − smoothing) steps; within the limit it takes no noise from m, which is then
+    the sum of all violations whatever they were averaged over. The paper's .99, made for millions of steps, keeps m
+    growing for a hundred steps after κ is reached, from all that D lacked at the start.
 
     A κ below what the autoencoder reaches drives m to its maximum; one above D of the collapsed model asks for
     collapse.

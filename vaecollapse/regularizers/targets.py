@@ -27,16 +27,26 @@ def nats_that_fit(elbo: ELBO) -> float:
     >>> round(nats_that_fit(ELBO(z[:, 0], z, z, standard, standard)), 1)
     63.8
     """
-    posterior = elbo.posterior
-    while isinstance(posterior, Independent):
-        posterior = posterior.base_dist
-    smallest = max(float(getattr(posterior, "scale_floor", 0.0)), torch.finfo(elbo.z.dtype).eps)
+    smallest = max(declared(elbo, "scale_floor"), torch.finfo(elbo.z.dtype).eps)
     return max(0.0, -elbo.units * math.log(smallest))
 
 
+def declared(elbo: ELBO, name: str) -> float:
+    """A number that the posterior's head knows of itself; 0 where it knows none."""
+    posterior = elbo.posterior
+    while isinstance(posterior, Independent):
+        posterior = posterior.base_dist
+    return float(getattr(posterior, name, 0.0))
+
+
 def check_fits(key: str, target: float, elbo: ELBO) -> None:
-    """Refused where the latent cannot hold the target."""
-    most = nats_that_fit(elbo)
+    """Refused where the latent cannot hold the target, or holds more by construction."""
+    least, most = elbo.units * declared(elbo, "least"), nats_that_fit(elbo)
+    if target < least:
+        raise Refused(
+            f"{key}={target:g} nats are fewer than this posterior has by construction ({least:.4g} over {elbo.units} "
+            f"latent units): type {key}={min(2 * least, (least + most) / 2):.3g} or more, or posterior=normal"
+        )
     if target > most:
         raise Refused(
             f"{key}={target:g} nats are more than {elbo.units} latent units can hold ({most:.4g} at the smallest "
