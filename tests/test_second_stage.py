@@ -115,13 +115,14 @@ def test_of_a_flow_the_kept_draws_are_gone_through_and_keep_their_own_density():
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short linear run, and a second stage on it."""
     root = tmp_path_factory.mktemp("stages")
-    tasks.train(config.compose(LINEAR), root / "first", LINEAR)
+    line = [*LINEAR, f"logger.csv.directory='{root / 'first'}'"]
+    tasks.train(config.compose(line), root / "first", line)
     fit(root / "second", root / "first")
     return root
 
 
 def fit(place: Path, first: Path, *more: str) -> tasks.Outcome:
-    line = [*STAGE, f"dataset.run='{first}'", *more]
+    line = [*STAGE, f"dataset.run='{first}'", f"logger.csv.directory='{place}'", *more]
     return tasks.train(config.compose(line), place, line)
 
 
@@ -230,7 +231,7 @@ def test_an_evaluation_is_of_both_stages(root, tmp_path):
     ],
 )
 def test_what_has_no_place_is_refused_in_a_sentence(root, tmp_path, more, words):
-    line = [*STAGE, *([] if "dataset=gaussian" in more else [f"dataset.run='{root / 'first'}'"]), *more]
+    line = [*STAGE, "logger=[]", *([] if "dataset=gaussian" in more else [f"dataset.run='{root / 'first'}'"]), *more]
     with pytest.raises(Refused, match=words) as refusal:
         tasks.train(config.compose(line), tmp_path / "refused", line)
     assert "\n" not in str(refusal.value)
