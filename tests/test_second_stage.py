@@ -225,6 +225,7 @@ def test_an_evaluation_is_of_both_stages(root, tmp_path):
         (["callback=[collapse_monitor]"], "collapse_monitor is of a model with a latent"),
         (["dataset=gaussian"], "dataset.run=DIR"),
         (["probe=true"], "probe=true"),
+        (["prior=normal"], "nothing to be fitted"),
         (["dataset.run=nowhere"], "dataset.run=nowhere is no folder"),
         (["dataset.checkpoint=first"], "none of best, last"),
         (["dataset.checkpoint=ema"], "has no ema checkpoint"),

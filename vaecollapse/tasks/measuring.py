@@ -75,7 +75,7 @@ def opened(cfg: DictConfig) -> Opened:
 def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Evaluated:
     """Measures a run on a split, from its directory alone. Raises Refused where that cannot be read or does not fit."""
     run_ = opened(cfg)
-    source, own, weights, data, module, provenance, seed = run_[:7]
+    source, own, weights, data, module, provenance, seed, _ = run_
     dataset = run_.split(cfg.split)
     if not len(dataset):
         raise Refused(f"the {cfg.split} split of this run is empty: type split=validation")

@@ -73,6 +73,8 @@ def fit_prior(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Out
     made("dataset", lambda: prepared(data.take(codes_of(first, data.draws), identity(first))))
     weights = fitting.weights_of(cfg.init_from) if cfg.init_from and not begun else None
     module = build_module(cfg, build_model(cfg, data, weights))
+    if not list(module.vae.parameters()):
+        raise Refused("prior=normal has nothing to be fitted: type prior=maf, nsf, realnvp or autoregressive")
     held = data.codes["validation"]
     beside = compared(first, held, data.codes["train"], draws=1, seed=data.seed, epoch=0)
     others = {name: float(nll.mean()) for name, nll in beside.nll.items()}

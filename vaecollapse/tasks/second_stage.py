@@ -25,7 +25,7 @@ from ..refusal import Refused
 from ..resuming import path_of
 from ..training import Training
 from ..vae import PART
-from .building import Described, build_model, imported, made
+from .building import Described, build_model, made
 from .opening import Opened
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,8 @@ DRAWN = 11  # the noise's epoch: of draws that are kept
 
 
 def is_second_stage(cfg: DictConfig) -> bool:
-    """Is it the configuration of a second-stage prior?"""
-    target = OmegaConf.select(cfg, "model._target_")
-    found = imported(target) if isinstance(target, str) else None
-    return isinstance(found, type) and issubclass(found, LatentPrior)
+    """Is it the configuration of a second-stage prior? (By its name: nothing that a directory names is imported here.)"""
+    return OmegaConf.select(cfg, "model._target_") == f"{LatentPrior.__module__}.{LatentPrior.__name__}"
 
 
 def opened_first(directory: str, checkpoint: str, asked: DictConfig, open_: Callable[[DictConfig], Opened]) -> Opened:
