@@ -227,7 +227,6 @@ def test_an_evaluation_is_of_both_stages(root, tmp_path):
         (["probe=true"], "probe=true"),
         (["prior=normal"], "nothing to be fitted"),
         (["dataset.run=nowhere"], "dataset.run=nowhere is no folder"),
-        (["dataset.checkpoint=first"], "none of best, last"),
         (["dataset.checkpoint=ema"], "has no ema checkpoint"),
     ],
 )
@@ -253,6 +252,8 @@ def test_a_prior_of_a_prior_a_run_under_way_and_no_run_are_refused(root, tmp_pat
 def test_codes_without_their_model_and_a_run_that_went_on_are_refused(root, tmp_path):
     with pytest.raises(Refused, match="type that model"):
         LatentsData(run="somewhere").setup()
+    with pytest.raises(Refused, match="none of best, last"):
+        LatentsData(run="somewhere", checkpoint="first")
     for name in ("first", "second"):
         shutil.copytree(root / name, tmp_path / name)
     moved = {"overrides": [f"dataset.run={tmp_path / 'first'}"]}

@@ -33,7 +33,7 @@ DRAWN = 11  # the noise's epoch: of draws that are kept
 
 
 def is_second_stage(cfg: DictConfig) -> bool:
-    """Is it the configuration of a second-stage prior? (By its name: nothing that a directory names is imported here.)"""
+    """Is it the configuration of a second-stage prior? By its name: nothing that a directory names is imported here."""
     return OmegaConf.select(cfg, "model._target_") == f"{LatentPrior.__module__}.{LatentPrior.__name__}"
 
 
