@@ -23,6 +23,8 @@ TREE = ["dataset", "posterior", "prior", "likelihood", "regularizer", "optimizer
 BUILT = ("posterior", "prior", "likelihood", "regularizer", "coefficient", "optimizer", "detector", "trainer")
 NEEDS = {
     ("model", "custom"): ["model._target_=vaecollapse.models.linear.LinearVAE"],
+    ("model", "latent_prior"): ["dataset.run=somewhere"],
+    ("dataset", "latents"): ["model=latent_prior", "dataset.run=somewhere"],
     ("dataset", "audio_folder"): ["dataset.root=somewhere"],
     ("dataset", "image_folder"): ["dataset.root=somewhere"],
     ("dataset", "idx"): ["dataset.images=somewhere"],

@@ -43,6 +43,11 @@ NAMES = {
     "token_kl_min": "KL of the idlest token (nats)",
     "token_kl_max": "KL of the busiest token (nats)",
     "klr": "KLr, KL of a unit (nats)",
+    "nll_second_stage": "NLL of held-out codes (nats)",
+    "nll_standard_normal": "  of N(0, I)",
+    "nll_gaussian": "  of a Gaussian with their covariance",
+    "nll_run_prior": "  of the run's own prior",
+    "kl_saved": "fall of KL(q(z)‖p) and of R (nats)",
     "train/distortion": "distortion D on training examples",
 }
 BESIDE = (
@@ -59,6 +64,11 @@ BESIDE = (
     "forecast_directions",
     "kl_per_unit_residual",
     "beyond_spline",
+    "nll_second_stage",
+    "nll_standard_normal",
+    "nll_gaussian",
+    "nll_run_prior",
+    "kl_saved",
 )
 
 

@@ -176,8 +176,7 @@ class Training(LightningModule):
         """Logs the step: raw D and R, and beside them what was paid for R."""
         self.watch_spikes()
         numbers: dict[str, float] = {
-            "train/distortion": distortion,
-            "train/latent/rate": rate,
+            **self.named("train", distortion, rate),
             "train/objective/total": float(objective.loss.detach()),
             "train/objective/penalty": float(objective.penalty.detach()),
             "train/objective/weight_applied": float(objective.weight.mean()),
@@ -219,14 +218,19 @@ class Training(LightningModule):
             self.stop(f"the bound is not finite on the validation split at step {self.trainer.global_step}")
         self.log_dict(
             {
-                "val/distortion": distortion,
-                "val/latent/rate": rate,
+                **self.named("val", distortion, rate),
                 # before the schedule's end a lower KL weight flatters, so nothing is selected
                 "val/selection": chosen if self.settled else math.inf,
-                **({"val/elbo": -(distortion + rate)} if self.vae.normalised else {}),
+                **({"val/elbo": -(distortion + rate)} if self.vae.normalised and not self.vae.density else {}),
                 **each,
             }
         )
+
+    def named(self, split: str, distortion: float, rate: float) -> dict[str, float]:
+        """D and R by the names of their columns; what has no latent has no R."""
+        if self.vae.density:
+            return {f"{split}/nll": distortion}
+        return {f"{split}/distortion": distortion, f"{split}/latent/rate": rate}
 
     def selection(self, distortion: float, rate: float) -> float:
         """−ELBO in nats where the likelihood is a density; the same by a fitted scale where a distance knows one, else

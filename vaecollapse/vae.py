@@ -36,6 +36,7 @@ class VAE(nn.Module, ABC):
 
     decodes = True  # False for a model of which only the encoder is known
     autoregressive = False  # True where p(x|z) sees x itself: what z is worth beside that, no formula foretells
+    density = False  # True for p(x) alone, without a latent: D is its NLL, and there is no R
     bottleneck = False  # True where q(z|·) never sees x, but c alone: z tells what c says of x
 
     @abstractmethod

@@ -18,6 +18,7 @@ from PIL import Image
 
 from vaecollapse.batch import Batch
 from vaecollapse.datasets.base import VAEData
+from vaecollapse.datasets.latents import Codes, LatentsData
 from vaecollapse.refusal import Refused
 from vaecollapse.tokens import EOS, PAD, SPECIALS
 from vaecollapse.writers.base import Made
@@ -82,13 +83,18 @@ def build(recordings: Path, images: Path, texts: Path, record: Path):
     def make(name: str, **changes: object) -> VAEData:
         node = OmegaConf.load(CONF / "dataset" / f"{name}.yaml")
         root = next((each for word, each in (("image", images), ("gsm8k", texts)) if word in name), recordings)
-        files = {"root": str(root), "images": str(images / "idx"), "path": str(texts / "*.jsonl")}
+        files = {"root": str(root), "images": str(images / "idx"), "path": str(texts / "*.jsonl"), "run": "x"}
         given = {**files, "clips": 400, "numbers": 8, "storms": 60, "target": {"path": str(record)}}
         given |= {"crop": {"size": 8}} if name == "precipitation" else {}
         filled = {key: value for key, value in given.items() if key in list(node)}
         config = OmegaConf.create({**KNOBS, "dataset": OmegaConf.merge(node, filled, changes)})
         settings = OmegaConf.to_container(config.dataset, resolve=True)
-        return get_class(settings.pop("_target_"))(**settings)
+        data = get_class(settings.pop("_target_"))(**settings)
+        if isinstance(data, LatentsData):  # what it is of is handed over by whoever opens the run
+            rng = torch.Generator().manual_seed(0)
+            sizes = {"train": 60, "validation": 40, "test": 40}
+            data.take({s: Codes(torch.randn(n, 3, generator=rng), torch.ones(n, 3)) for s, n in sizes.items()}, {})
+        return data
 
     return make
 

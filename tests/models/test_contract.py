@@ -23,7 +23,7 @@ from vaecollapse.tasks.building import build_model
 from vaecollapse.vae import VAE
 
 GROUPS = config.options([config.folder()])
-MODELS = [name for name in GROUPS["model"] if name != "custom"]
+MODELS = [name for name in GROUPS["model"] if name not in ("custom", "latent_prior")]  # codes have no latent
 # fewer and shorter examples, and narrower text, than the defaults; a newcomer's dataset may stay as it is
 SMALL = {
     "DrumsData": {"clips": 60, "seconds": 0.25},
@@ -163,7 +163,7 @@ def test_a_keyed_bound_depends_on_the_example_and_nothing_else(name, posterior, 
 @functools.cache
 def words() -> dict[str, set[str]]:
     """The words each knob can be, as the comments of the yaml files list them: `pool: …  # flatten | mean`."""
-    found: dict[str, set[str]] = {"kind": {"maf", "nsf", "realnvp", "iaf"}}  # one yaml each
+    found: dict[str, set[str]] = {"kind": {"maf", "nsf", "realnvp", "iaf", "mixture"}}  # one yaml each
     for group in ("model", "posterior", "prior", "likelihood"):
         for file in (config.folder() / group).glob("*.yaml"):
             for key, comment in re.findall(r"^ *(\w+): [^#\n]+#(.*)$", file.read_text("utf-8"), re.M):

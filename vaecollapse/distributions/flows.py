@@ -1,14 +1,18 @@
 """Normalizing flows: a thin adaptor over zuko (https://github.com/probabilists/zuko)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import AffineTransform, Distribution, Independent, Normal
 
 from ..refusal import Refused
+from .mixture import MixtureTransform
 
-KINDS = ("maf", "nsf", "realnvp", "iaf")
+KINDS = ("maf", "nsf", "realnvp", "iaf", "mixture")
 SPLINE_RANGE = 5.0  # zuko's; each layer maps [−5, 5] onto itself, unit by unit, and leaves the rest as it is
 
 
@@ -85,12 +89,14 @@ class Flow(nn.Module):
     """A stack of transforms of a vector of `units`, conditioned on `context` numbers.
 
     Sources: MAF, Papamakarios 2017; IAF, Kingma 2016; RealNVP, Dinh 2017; NSF, Durkan 2019 (splines are the identity
-    outside [−5, 5]).
+    outside [−5, 5]). One transform of `mixture` is the product over units of mixtures of `components` Gaussians, each
+    given the units before it (RNADE, Uria 2013, with the masks of MADE, Germain 2015).
     """
 
     def __init__(
-        self, *, kind: str, units: int, context: int = 0, transforms: int = 3, hidden: Sequence[int] = (64, 64)
-    ) -> None:
+        self, *, kind: str, units: int, context: int = 0, transforms: int = 3, hidden: Sequence[int] = (64, 64),
+        components: int = 8,
+    ) -> None:  # fmt: skip
         super().__init__()
         if kind not in KINDS:
             raise Refused(f"expected a flow of kind {', '.join(KINDS)}, but got {kind!r}")
@@ -103,14 +109,37 @@ class Flow(nn.Module):
                 f"a {kind} flow needs at least 2 latent units, but latent_dim={units}: set latent_dim=2 "
                 "or more, or take the Gaussian (posterior=normal prior=normal)"
             )
+        if components < 1:
+            raise Refused(f"a mixture needs at least one component, but got components={components}: try 8")
         flows = _zuko().flows
-        build = {"maf": flows.MAF, "iaf": flows.MAF, "nsf": flows.NSF, "realnvp": flows.RealNVP}[kind]
+        mixture = partial(flows.MAF, univariate=MixtureTransform, shapes=[(components,)] * 3)
+        build = {
+            "maf": flows.MAF, "iaf": flows.MAF, "nsf": flows.NSF, "realnvp": flows.RealNVP, "mixture": mixture,
+        }[kind]  # fmt: skip
         self.inverted = kind == "iaf"
         self.spline_range = SPLINE_RANGE if kind == "nsf" else None
         self.transform = build(units, context, transforms=transforms, hidden_features=tuple(hidden)).transform
 
     def forward(self, base: Distribution, context: Tensor | None = None) -> FlowDistribution:
         return FlowDistribution(base, self.transform(context), inverted=self.inverted, spline_range=self.spline_range)
+
+
+def moved(
+    inner: Distribution, location: Float[Tensor, " k"], scale: Float[Tensor, " k"], order: Int[Tensor, " k"]
+) -> FlowDistribution:
+    """The law of z whose units less `location`, over `scale` and taken in `order`, are of the law `inner`: a
+    Gaussian, or a flow on one.
+
+    >>> z = torch.tensor([[5.0, 1.0]])
+    >>> inner = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+    >>> law = moved(inner, torch.tensor([5.0, 0.0]), torch.tensor([2.0, 1.0]), torch.tensor([1, 0]))
+    >>> law.to_base(z).tolist(), bool(law.log_prob(z) < inner.log_prob(torch.tensor([[1.0, 0.0]])))
+    ([[1.0, 0.0]], True)
+    """
+    transforms: Any = _zuko().transforms
+    base, rest = (inner.base, [inner.transform]) if isinstance(inner, FlowDistribution) else (inner, [])
+    whitened = AffineTransform(-location / scale, 1 / scale, event_dim=1)
+    return FlowDistribution(base, transforms.ComposedTransform(whitened, transforms.PermutationTransform(order), *rest))
 
 
 def can_rescale(posterior: Distribution) -> bool:

@@ -24,7 +24,7 @@ class NormalPrior(nn.Module):
 
 class FlowPrior(nn.Module):
     """p(z) = a flow on N(0, I), trained with the rest. It lowers the KL at equal information, so runs are never
-    ranked by KL."""
+    ranked by KL. `components` are those of a `mixture`."""
 
     def __init__(
         self,
@@ -33,12 +33,13 @@ class FlowPrior(nn.Module):
         kind: str = "maf",
         transforms: int = 3,
         hidden: Sequence[int] = (64, 64),
+        components: int = 8,
     ) -> None:
         super().__init__()
-        if kind not in ("maf", "nsf", "realnvp"):
-            raise Refused(f"expected a prior flow maf, nsf or realnvp, but got {kind!r}")
+        if kind not in ("maf", "nsf", "realnvp", "mixture"):
+            raise Refused(f"expected a prior flow maf, nsf, realnvp or mixture, but got {kind!r}")
         self.base = NormalPrior(units=units)
-        self.flow = Flow(kind=kind, units=units, transforms=transforms, hidden=hidden)
+        self.flow = Flow(kind=kind, units=units, transforms=transforms, hidden=hidden, components=components)
 
     def forward(self, context: Tensor | None = None) -> Distribution:
         with torch.autocast(self.base.get_buffer("mean").device.type, enabled=False):

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
@@ -105,7 +105,13 @@ def numbers_that_fit() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16
 
 
-def build_model(cfg: DictConfig, data: VAEData, weights: loading.Weights | None = None) -> VAE:
+class Described(NamedTuple):
+    """Facts of data that are not there."""
+
+    facts: dict[str, object]
+
+
+def build_model(cfg: DictConfig, data: VAEData | Described, weights: loading.Weights | None = None) -> VAE:
     """The model, given those of the data's facts that its constructor names.
 
     Refused where it is larger than this machine's memory, or far larger than the `weights` it is to be filled with.
@@ -123,7 +129,7 @@ def build_model(cfg: DictConfig, data: VAEData, weights: loading.Weights | None 
         return _build_model(cfg, data)
 
 
-def _build_model(cfg: DictConfig, data: VAEData) -> VAE:
+def _build_model(cfg: DictConfig, data: VAEData | Described) -> VAE:
     parameters = inspect.signature(imported(cfg.model._target_).__init__).parameters
     facts = {name: fact for name, fact in data.facts.items() if name in parameters and name not in cfg.model}
     # facts go in by a plain call: Hydra would turn a tuple among them into a list

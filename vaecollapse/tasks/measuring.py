@@ -30,8 +30,10 @@ from ..training import Training
 from ..vae import PART, VAE
 from .building import build_model, made, prepared, quiet_lightning
 from .listening import heard, told_of
+from .opening import Opened
 from .recording import other_data, record_start
 from .scoring import as_dicts, scored, too_alike
+from .second_stage import is_second_stage, two_stages
 
 log = logging.getLogger(__name__)
 EVALUATION_BLOCK = 256  # as the monitor reads its probes
@@ -51,38 +53,15 @@ class Evaluated(NamedTuple):
     heard: Compared | None = None
 
 
-class Opened(NamedTuple):
-    """A run read from its directory: configuration, checkpoint, data and model, and what its provenance says."""
-
-    source: Path
-    cfg: DictConfig
-    weights: loading.Weights
-    data: VAEData
-    module: Training
-    provenance: dict
-    seed: int
-
-    def split(self, name: str) -> Any:
-        """The examples of a split."""
-        return getattr(self.data.splits, name)
-
-    def told(self, split: str, examples: int) -> dict[str, Any]:
-        """What of it is read."""
-        return {"run": str(self.source.resolve()), "checkpoint": self.weights.file.name, "epoch": self.weights.epoch,
-                "step": self.weights.step, "split": split, "examples": examples}  # fmt: skip
-
-    def named(self, run: str) -> str:
-        """The checkpoint in words."""
-        of = f"{self.weights.file.name} of epoch {self.weights.epoch + 1}"
-        return f"{of} (step {self.weights.step}) of {run}"
-
-
 def opened(cfg: DictConfig) -> Opened:
     """The run that a verb was given, from its directory alone. Raises Refused where that cannot be read."""
     quiet_lightning()
     source = loading.run_directory(cfg.run)
-    own = moved(loading.read_config(source, list(cfg.trust)), list(cfg.overrides))
+    own = loading.read_config(source, list(cfg.trust))
     weights = loading.load_weights(loading.checkpoint_of(source, cfg.checkpoint))
+    if is_second_stage(own):
+        return two_stages(cfg, source, own, weights, opened)
+    own = moved(own, list(cfg.overrides))
     device = usable(cfg.device)
     data = rebuilt_data(own, source)
     module = rebuilt_module(own, data, weights).to(device)
@@ -96,7 +75,7 @@ def opened(cfg: DictConfig) -> Opened:
 def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Evaluated:
     """Measures a run on a split, from its directory alone. Raises Refused where that cannot be read or does not fit."""
     run_ = opened(cfg)
-    source, own, weights, data, module, provenance, seed = run_
+    source, own, weights, data, module, provenance, seed, _ = run_
     dataset = run_.split(cfg.split)
     if not len(dataset):
         raise Refused(f"the {cfg.split} split of this run is empty: type split=validation")

@@ -1,0 +1,263 @@
+"""A second-stage prior: what it reaches on planted codes, what it saves, whose codes they are, and what is refused."""
+
+import csv
+import json
+import math
+import shutil
+from functools import partial
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from vaecollapse import config, tasks
+from vaecollapse.batch import collate
+from vaecollapse.datasets.latents import Codes, LatentsData
+from vaecollapse.distributions.priors import FlowPrior
+from vaecollapse.elbo import closed_form_kl, draw, gaussian, noise
+from vaecollapse.models.latent_prior import LatentPrior
+from vaecollapse.refusal import Refused
+from vaecollapse.sampling import MODES
+from vaecollapse.tasks import second_stage
+from vaecollapse.tasks.measuring import opened
+from vaecollapse.tasks.prior_fitting import compared, saved
+from vaecollapse.tasks.sampling import held_of
+
+LINEAR = [
+    *("model=linear", "max_epochs=8", "batch_size=128", "dataset.examples=512", "dataset.val_examples=128"),
+    *("dataset.test_examples=64", "detector=[rate]", "report=false", "trainer.check_val_every_n_epoch=8"),
+]
+STAGE = ["model=latent_prior", "max_epochs=12", "batch_size=64", "lr=0.01", "report=false"]
+
+
+# ---- planted codes
+
+
+def planted(codes: Codes, **kind) -> tuple[LatentPrior, LatentsData]:
+    """A prior fitted to planted codes by a few hundred steps."""
+    data = LatentsData(run="planted", batch_size=256).take({"train": codes, "validation": codes, "test": codes}, {})
+    torch.manual_seed(0)
+    prior = LatentPrior(prior=partial(FlowPrior, **kind), **data.facts)
+    optimizer = torch.optim.Adam(prior.parameters(), lr=0.01)
+    loader = data.train_dataloader()
+    for epoch in range(20):
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            optimizer.zero_grad()
+            prior.elbo(batch).distortion.mean().backward()
+            optimizer.step()
+    return prior.eval(), data
+
+
+def nll(prior: LatentPrior, codes: Codes) -> float:
+    z, _ = codes.drawn(torch.arange(len(codes.mean)), seed=7, epoch=99)
+    with torch.no_grad():
+        return float(-prior.prior().log_prob(z[0]).mean())
+
+
+@pytest.mark.parametrize("kind", ["maf", "mixture"])
+def test_a_gaussian_aggregate_costs_its_entropy(kind):
+    """H = ½ ln det(2πe C): far from the origin, of unlike scales, correlated."""
+    root = torch.tensor([[3.0, 0.0, 0.0], [0.2, 0.1, 0.0], [20.0, 3.0, 5.0]])
+    torch.manual_seed(1)
+    means = torch.randn(4000, 3) @ root.T + torch.tensor([50.0, 0.0, -3.0])
+    codes = Codes(means[:2000], torch.full((2000, 3), 0.3))
+    covariance = (root @ root.T + 0.09 * torch.eye(3)).double()
+    entropy = 0.5 * float(torch.logdet(2 * math.pi * math.e * covariance))
+    prior, _ = planted(codes, kind=kind, transforms=1)
+    assert nll(prior, Codes(means[2000:], codes.scale)) == pytest.approx(entropy, abs=0.12)
+
+
+def test_a_hole_in_the_aggregate_is_left_empty_by_the_second_stage():
+    """Two clumps: N(0, I) puts a third of its samples between them, and ln 2 + H(clump) is what codes cost."""
+    torch.manual_seed(0)
+    means = torch.zeros(2000, 2)
+    means[:, 1] = 2.0 * torch.randint(0, 2, (2000,)) - 1
+    codes = Codes(means, torch.full((2000, 2), 0.2))
+    prior, data = planted(codes, kind="mixture", transforms=1)
+    assert data.facts["order"] == [1, 0]
+    with torch.no_grad():
+        between = (draw(prior.prior(), noise(torch.arange(1000), (2,)).float()[0])[:, 1].abs() < 0.4).float().mean()
+    assert float(between) < 0.03
+    assert nll(prior, codes) == pytest.approx(math.log(2) + math.log(2 * math.pi * math.e * 0.04), abs=0.1)
+
+
+def test_codes_are_drawn_anew_each_epoch_and_stand_still_otherwise():
+    codes = Codes(torch.zeros(40, 2), torch.ones(40, 2))
+    data = LatentsData(run="planted", batch_size=40).take({"train": codes, "validation": codes, "test": codes}, {})
+    epochs = []
+    for epoch in (0, 1, 0):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        (batch,) = loader
+        epochs.append(batch.x[batch.index.argsort()])
+    assert torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0], epochs[1])
+    assert torch.equal(data.examples("validation", 40).x, data.examples("validation", 40).x)
+
+
+def test_of_a_flow_the_kept_draws_are_gone_through_and_keep_their_own_density():
+    kept, own = torch.randn(5, 4, 2), torch.randn(5, 4)
+    codes = Codes(kept.mean(1), kept.std(1), kept, own)
+    z, log_prob = codes.drawn(torch.arange(5), draws=4, epoch=3)
+    assert sorted(map(tuple, z[:, 2].tolist())) == sorted(map(tuple, kept[2].tolist()))
+    for place in range(4):
+        (found,) = (kept[2] == z[place, 2]).all(1).nonzero()
+        assert log_prob[place, 2] == own[2, int(found)]
+
+
+# ---- a run and the prior of its codes
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short linear run, and a second stage on it."""
+    root = tmp_path_factory.mktemp("stages")
+    line = [*LINEAR, f"logger.csv.directory='{root / 'first'}'"]
+    tasks.train(config.compose(line), root / "first", line)
+    fit(root / "second", root / "first")
+    return root
+
+
+def fit(place: Path, first: Path, *more: str) -> tasks.Outcome:
+    line = [*STAGE, f"dataset.run='{first}'", f"logger.csv.directory='{place}'", *more]
+    return tasks.train(config.compose(line), place, line)
+
+
+def asked(primary: str, run: Path, **more) -> DictConfig:
+    config.register()
+    with hydra.initialize_config_dir(str(config.folder()), version_base="1.3"):
+        cfg = hydra.compose(primary, [f"run='{run}'"])
+    return OmegaConf.merge(cfg, more)  # type: ignore[return-value]
+
+
+def test_what_is_saved_is_the_fall_of_r(root):
+    """R₂ = R₁ − (NLL₁ − NLL₂): R₁ in closed form, R₂ as the model of both stages has it, the saving from the codes."""
+    both = opened(asked("evaluate", root / "second"))
+    first, dataset = opened(asked("evaluate", root / "first")), both.split("validation")
+    batch = collate([dataset[i] for i in range(len(dataset))]).like(both.module)
+    codes = second_stage.codes_of(first, 16)
+    held, train = codes["validation"], codes["train"]
+    with torch.no_grad():
+        prior = both.module.vae.second
+        found = saved(compared(first, held, train, prior, draws=64, seed=0, epoch=3), 64)
+        closed = closed_form_kl(first.module.vae.encode(batch.x), first.module.vae.prior()).sum(1)
+        rates = torch.stack([both.module.vae.elbo(batch, seed=5, epoch=e).rate for e in range(64)]).mean(0)
+    assert found.saved.value > 3 * found.saved.se > 0, "an untrained prior leaves something to be saved"
+    assert float(closed.mean()) - found.saved.value == pytest.approx(float(rates.mean()), abs=0.06)
+    assert found.before.value - found.after.value == pytest.approx(found.saved.value, abs=1e-9)
+    told = json.loads((root / "second" / "verdict.json").read_text())
+    assert told["readings"]["kl_saved"]["value"] == pytest.approx(found.saved.value, abs=0.1)
+    assert told["findings"][1].startswith("KL(q(z)‖p) falls by")
+
+
+def test_codes_are_of_the_runs_own_splits_and_encoded_once(root, monkeypatch):
+    run = opened(asked("evaluate", root / "first"))
+    codes = second_stage.codes_of(run, 16)
+    for split, count in (("train", 512), ("validation", 128), ("test", 64)):
+        dataset = run.split(split)
+        batch = collate([dataset[i] for i in range(count)]).like(run.module)
+        with torch.no_grad():
+            mean, scale = gaussian(run.module.vae.encode(batch.x))
+        assert len(codes[split].mean) == count
+        torch.testing.assert_close(codes[split].mean, mean.float(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(codes[split].scale, scale.float(), rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(second_stage, "encoded", None)
+    again = second_stage.codes_of(run, 16)
+    assert torch.equal(again["test"].mean, codes["test"].mean)
+
+
+def test_a_damaged_file_of_codes_is_none(tmp_path):
+    (tmp_path / "codes.npz").write_bytes(b"PK\x03\x04 and no more")
+    assert second_stage.read_codes(tmp_path / "codes.npz") == {}
+    assert second_stage.read_codes(None) == {}
+
+
+def test_the_metrics_have_the_nll_and_what_other_priors_give(root):
+    with (root / "second" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["null/run_prior"]]
+        assert rows
+        file.seek(0)
+        validated = [row for row in csv.DictReader(file) if row["val/nll"]]
+    assert len(validated) == len(rows)
+    last, beside = validated[-1], rows[-1]
+    assert float(last["val/nll"]) < float(beside["null/run_prior"])
+    assert float(beside["null/gaussian"]) < float(beside["null/standard_normal"])
+    assert float(beside["null/run_prior"]) == pytest.approx(float(beside["null/standard_normal"]), abs=1e-5)
+
+
+def test_samples_are_the_second_stages_through_the_first_runs_decoder(root, tmp_path):
+    both, first = (opened(asked("sample", root / name)) for name in ("second", "first"))
+    assert both.told("test", 5)["run"] == str(root / "second")
+    vae, held = both.module.vae, held_of(both, "test")
+    with torch.no_grad():
+        made, plain = (next(MODES["prior"](each, held, 4)).columns["sample"] for each in (vae, first.module.vae))
+        z = draw(vae.second.prior(), noise(torch.arange(32), (5,), seed=0, epoch=2)[0])
+        expected = first.module.vae.decode(z).mean[:4]
+    torch.testing.assert_close(torch.from_numpy(made), expected)
+    assert not torch.allclose(torch.from_numpy(plain), expected)
+    found = tasks.sample(asked("sample", root / "second", n=3), tmp_path, [])
+    assert "best.ckpt" in found.what
+    assert list((tmp_path / "samples").iterdir())
+
+
+def test_an_evaluation_is_of_both_stages(root, tmp_path):
+    """Same distortion as the run's, another rate; the codes' encoder and decoder have not moved."""
+    once = {name: tasks.evaluate(asked("evaluate", root / name, samples=2), tmp_path / name, []) for name in
+            ("first", "second")}  # fmt: skip
+    first, second = (once[name].figures for name in ("first", "second"))
+    assert second["distortion"].value == pytest.approx(first["distortion"].value, abs=1e-9)
+    assert second["rate"].value != first["rate"].value
+    written = json.loads((tmp_path / "second" / "evaluation.json").read_text())
+    assert written["first_stage"] == str((root / "first").resolve())
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["beta=2"], "no KL to be priced"),
+        (["regularizer=free_bits"], "no KL to be priced"),
+        (["callback=[collapse_monitor]"], "collapse_monitor is of a model with a latent"),
+        (["dataset=gaussian"], "dataset.run=DIR"),
+        (["probe=true"], "probe=true"),
+        (["prior=normal"], "nothing to be fitted"),
+        (["dataset.run=nowhere"], "dataset.run=nowhere is no folder"),
+        (["dataset.checkpoint=ema"], "has no ema checkpoint"),
+    ],
+)
+def test_what_has_no_place_is_refused_in_a_sentence(root, tmp_path, more, words):
+    line = [*STAGE, "logger=[]", *([] if "dataset=gaussian" in more else [f"dataset.run='{root / 'first'}'"]), *more]
+    with pytest.raises(Refused, match=words) as refusal:
+        tasks.train(config.compose(line), tmp_path / "refused", line)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_prior_of_a_prior_a_run_under_way_and_no_run_are_refused(root, tmp_path):
+    with pytest.raises(Refused, match="is a second-stage prior itself"):
+        fit(tmp_path / "third", root / "second")
+    shutil.copytree(root / "first", tmp_path / "going")
+    (tmp_path / "going" / "trained.json").unlink()
+    with pytest.raises(Refused, match="has not finished its training"):
+        fit(tmp_path / "third", tmp_path / "going")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Refused, match="is no run directory"):
+        fit(tmp_path / "third", tmp_path / "empty")
+
+
+def test_codes_without_their_model_and_a_run_that_went_on_are_refused(root, tmp_path):
+    with pytest.raises(Refused, match="type that model"):
+        LatentsData(run="somewhere").setup()
+    with pytest.raises(Refused, match="none of best, last"):
+        LatentsData(run="somewhere", checkpoint="first")
+    for name in ("first", "second"):
+        shutil.copytree(root / name, tmp_path / name)
+    moved = {"overrides": [f"dataset.run={tmp_path / 'first'}"]}
+    assert opened(asked("evaluate", tmp_path / "second", **moved)).source == tmp_path / "first"
+    shutil.copy(tmp_path / "first" / "checkpoints" / "last.ckpt", tmp_path / "first" / "checkpoints" / "best.ckpt")
+    with pytest.raises(Refused, match="train the prior again"):
+        opened(asked("evaluate", tmp_path / "second", **moved))

@@ -1,0 +1,259 @@
+"""`vaecollapse-train model=latent_prior`: a prior fitted to the codes of a trained run, and what that saves."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import instantiate
+from jaxtyping import Float
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+from .. import loading
+from ..callbacks.second_stage import BesideTheNLL
+from ..datasets.latents import Codes, LatentsData
+from ..detectors.base import Z95, Finding
+from ..diagnosis import Verdict, diagnose
+from ..evaluation import mean_of, quiet, read, spread
+from ..models.latent_prior import LatentPrior
+from ..refusal import Refused
+from ..regularizers.base import Regularizer
+from ..regularizers.beta import Beta
+from ..resuming import has_begun
+from ..run import Run, first_process
+from . import fitting
+from .building import build_model, build_module, build_trainer, finish, made, prepared, quiet_lightning
+from .fitting import Outcome
+from .measuring import (
+    EVALUATION_BLOCK,
+    TRAINING_EXAMPLES,
+    Examples,
+    detectors_of,
+    facts_of,
+    opened,
+    place_of,
+    price_at,
+)
+from .opening import Opened
+from .recording import record_start
+from .rewinding import of_the_run_itself, refuse_planted, rewound
+from .second_stage import codes_of, identity, is_second_stage, joined, opened_first
+
+log = logging.getLogger(__name__)
+DRAWS, DRAWN = 16, 12  # draws of each held-out code, and their noise's epoch
+BLOCK = 4096
+CALLED = {
+    "standard_normal": "of N(0, I)",
+    "gaussian": "of a Gaussian with the training codes' covariance",
+    "run_prior": "of the run's own prior",
+}
+
+
+def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome:
+    """Trains a model to a verdict, or a second-stage prior to one on the model of both stages."""
+    return (fit_prior if is_second_stage(cfg) else fitting.train)(cfg, directory, overrides)
+
+
+def fit_prior(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome:
+    """Fits a prior to the codes of a run. Raises Refused where the run has none, before step 1."""
+    refuse_what_has_no_place(cfg)
+    pl.seed_everything(cfg.seed, verbose=False)
+    quiet_lightning()
+    if cfg.resume:
+        refuse_planted(cfg, directory)
+    begun = bool(cfg.resume) and has_begun(directory)
+    data: LatentsData = made("dataset", lambda: instantiate(cfg.dataset), LatentsData)
+    asked = OmegaConf.create({"device": device_of(cfg), "seed": None, "trust": list(cfg.trust), "overrides": []})
+    first = opened_first(data.run, data.checkpoint, asked, opened)
+    made("dataset", lambda: prepared(data.take(codes_of(first, data.draws), identity(first))))
+    weights = fitting.weights_of(cfg.init_from) if cfg.init_from and not begun else None
+    module = build_module(cfg, build_model(cfg, data, weights))
+    if not list(module.vae.parameters()):
+        raise Refused("prior=normal has nothing to be fitted: type prior=maf, nsf, realnvp or autoregressive")
+    held = data.codes["validation"]
+    beside = compared(first, held, data.codes["train"], draws=1, seed=data.seed, epoch=0)
+    others = {name: float(nll.mean()) for name, nll in beside.nll.items()}
+    callbacks: dict[str, pl.Callback] = made("callback", lambda: instantiate(cfg.callback) or {})
+    watch = BesideTheNLL(others=others, log_posterior=float(beside.log_posterior.mean()))
+    trainer = build_trainer(cfg, directory, [*callbacks.values(), watch])
+    describe(module.vae, data, first, others)
+    source = fitting.take_weights(module.vae, weights) if weights else None
+    run = Run(directory)
+    if not begun and first_process():
+        record_start(run, *(of_the_run_itself(cfg, overrides) if cfg.resume else (cfg, overrides)), data, source)
+        stages = {"second_stage": str(first.source.resolve()), "codes": identity(first)}
+        run.write("provenance.json", run.read("provenance.json") | stages)
+    if cfg.preflight == "only":
+        return Outcome("too_early", None, directory)
+    resolved = cast(dict, OmegaConf.to_container(cfg, resolve=True))
+    try:
+        for logger in trainer.loggers:
+            logger.log_hyperparams(resolved)
+        with run.alone():
+            began = time.monotonic()
+            fitting.fit(trainer, module, data, rewound(run, cfg, overrides, data) if cfg.resume else None)
+            verdict = concluded(first, data, cast(LatentPrior, module.vae), directory, module.fault)
+            if first_process():
+                run.write("verdict.json", verdict.as_dict())
+                run.write("trained.json", fitting.ended(trainer, module, time.monotonic() - began))
+        if cfg.get("report", True) and first_process():
+            fitting.leave_page(directory)
+    finally:
+        finish(trainer.loggers)
+    return Outcome(verdict.verdict, verdict, directory)
+
+
+def refuse_what_has_no_place(cfg: DictConfig) -> None:
+    """Refused where the command asks for what acts on a latent: codes are data here, and have none."""
+    callbacks = [str(name) for name in cfg.get("callback") or {}]
+    known = {"learning_rate", "checkpoints", "progress", "ema", "wandb"}
+    if other := [name for name in callbacks if name not in known]:
+        raise Refused(
+            f"callback.{other[0]} is of a model with a latent, and a second-stage prior has none: take of "
+            f"{', '.join(sorted(known))}"
+        )
+    regularizer = made("regularizer", lambda: instantiate(cfg.regularizer), Regularizer)
+    if not isinstance(regularizer, Beta) or regularizer.end_weight() != 1:
+        raise Refused(
+            "a second-stage prior is fitted by -ln p(z), with no KL to be priced: leave out regularizer and beta"
+        )
+    if cfg.probe:
+        raise Refused("probe=true forks a model with a latent, and a second-stage prior has none: leave it out")
+    target = str(cfg.dataset._target_)
+    if target.rpartition(".")[2] != LatentsData.__name__:
+        raise Refused(
+            "model=latent_prior is fitted to the codes of a run: leave out dataset=, and type dataset.run=DIR"
+        )
+
+
+def device_of(cfg: DictConfig) -> str:
+    """Where the run's encoder works."""
+    wanted = str(OmegaConf.select(cfg, "trainer.accelerator"))
+    return "cuda" if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+
+
+def describe(prior: Any, data: LatentsData, first: Opened, others: Mapping[str, float]) -> None:
+    """A few lines on what is about to be fitted to what."""
+    parameters = sum(p.numel() for p in prior.parameters())
+    train = data.codes["train"]
+    fresh = "fresh draws each epoch" if train.draws is None else f"{data.draws} draws of each"
+    log.info("model: %s, %d units, %s parameters", type(prior).__name__, train.mean.shape[1], f"{parameters:,}")
+    log.info("codes: %s, %s", first.named(str(first.source)), fresh)
+    order = cast(list, data.facts["order"])
+    told = ", ".join(f"{unit} ({float(train.information()[unit]):.2g})" for unit in order[:8])
+    log.info("units by information in nats: %s%s", told, " …" if len(order) > 8 else "")
+    log.info("held-out NLL %s", ", ".join(f"{CALLED[name]} {nll:.4g}" for name, nll in others.items()))
+
+
+# ---- what it saves
+
+
+class Beside(NamedTuple):
+    """−ln p(z) of held-out codes under several priors, and ln q(z|x), each example's mean over its draws."""
+
+    nll: dict[str, Float[Tensor, " count"]]
+    log_posterior: Float[Tensor, " count"]
+
+
+def compared(
+    first: Opened, held: Codes, train: Codes, second: LatentPrior | None = None, *, draws: int, seed: int, epoch: int
+) -> Beside:
+    """The NLL of held-out codes: of N(0, I), of a Gaussian fitted to the training codes, of the run's prior, and of the
+    second stage's, all at the same draws."""
+    vae = first.module.vae
+    mean, covariance = train.moments()
+    jitter = 1e-9 * covariance.diagonal().mean() * torch.eye(len(mean), dtype=mean.dtype)
+    unit = torch.zeros(len(mean), dtype=torch.float64)
+    priors: dict[str, tuple[Callable[[], Distribution], Any]] = {
+        "standard_normal": (lambda: Independent(Normal(unit, torch.ones_like(unit)), 1), unit),
+        "gaussian": (lambda: MultivariateNormal(mean, covariance + jitter), unit),
+        "run_prior": (vae.prior, next(vae.parameters())),
+    }
+    if second is not None:
+        priors["second_stage"] = (second.prior, next(second.parameters()))
+    columns: dict[str, list[Tensor]] = {name: [] for name in (*priors, "log_posterior")}
+    with quiet(vae, first.seed), torch.no_grad():
+        for rows in torch.arange(len(held.mean)).split(max(1, BLOCK // draws)):
+            z, log_posterior = held.drawn(rows, draws=draws, seed=seed, epoch=epoch)
+            columns["log_posterior"].append(log_posterior.double().mean(0))
+            for name, (prior, like) in priors.items():
+                log_prob = prior().log_prob(z.flatten(0, 1).to(like)).double().cpu()
+                columns[name].append(-log_prob.unflatten(0, z.shape[:2]).mean(0))
+    whole = {name: torch.cat(parts) for name, parts in columns.items()}
+    return Beside({name: whole[name] for name in priors}, whole["log_posterior"])
+
+
+class Saved(NamedTuple):
+    """By how many nats KL(q(z)‖p) is smaller than with the run's prior, what R was and is, and each prior's NLL."""
+
+    saved: Finding
+    before: Finding
+    after: Finding
+    nll: dict[str, Finding]
+
+    def lines(self) -> list[str]:
+        """In words."""
+        own, others = self.nll["second_stage"], (f"{CALLED[name]} {told(self.nll[name])}" for name in CALLED)
+        word = "falls" if (self.saved.value or 0) >= 0 else "rises"
+        size = self.saved._replace(value=abs(self.saved.value or 0))
+        return [
+            f"held-out cross-entropy H(q, p) {told(own)} nats, {', '.join(others)} ({own.n} examples, {own.note})",
+            f"KL(q(z)‖p) {word} by {told(size)} nats; R would be {told(self.after)} where it was {told(self.before)}",
+        ]
+
+
+def told(finding: Finding) -> str:
+    """A mean and half its 95 % interval."""
+    error = "" if finding.se is None else f" ± {Z95 * finding.se:.2g}"
+    return f"{finding.value:.4g}{error}"
+
+
+def saved(beside: Beside, draws: int) -> Saved:
+    """Paired over examples: R₁ − R₂ = NLL₁ − NLL₂, whatever q(z|x) is."""
+    nll, log_posterior = beside.nll, beside.log_posterior
+    note = f"{draws} draws each"
+    return Saved(
+        mean_of("kl_saved", nll["run_prior"] - nll["second_stage"], note),
+        mean_of("rate_before", log_posterior + nll["run_prior"], note),
+        mean_of("rate_after", log_posterior + nll["second_stage"], note),
+        {name: mean_of(name, each, note) for name, each in nll.items()},
+    )
+
+
+def concluded(first: Opened, data: LatentsData, second: LatentPrior, directory: Path, fault: str | None) -> Verdict:
+    """The verdict on the model of both stages, on the run's own examples, and what the best checkpoint saves."""
+    weights = loading.load_weights(loading.checkpoint_of(directory, "best"))
+    loading.fill(second, weights, "vae.")
+    second = cast(LatentPrior, second.eval().cpu())
+    held, fitted = data.codes["validation"], data.codes["train"]
+    found = saved(compared(first, held, fitted, second, draws=DRAWS, seed=data.seed, epoch=DRAWN), DRAWS)
+    verdict = judged(joined(first, second, directory, weights))
+    if fault:
+        verdict = verdict._replace(verdict="diverged", findings=[fault, *verdict.findings])
+    readings = {f"nll_{name}": each._replace(name=f"nll_{name}") for name, each in found.nll.items()}
+    readings["kl_saved"] = found.saved
+    for line in found.lines():
+        log.info("%s", line)
+    return verdict._replace(findings=[*found.lines(), *verdict.findings], readings=verdict.readings | readings)
+
+
+def judged(run: Opened) -> Verdict:
+    """The readings of both probes on the model of both stages, and what they amount to."""
+    module, source = run.module, run.source
+
+    def probed(split: str) -> dict[str, Finding]:
+        dataset = run.split(split)
+        examples = Examples(dataset, spread(len(dataset), TRAINING_EXAMPLES), module)
+        price = price_at(module, place_of(module, run.weights, run.data, run.cfg))
+        blocks = examples.distinct().blocks(EVALUATION_BLOCK)
+        return read(module.vae, blocks, detectors_of(run.cfg, module.device), price, seed=run.seed)[0]
+
+    found = made("the readings", lambda: probed("validation"))
+    training = made("the readings", lambda: probed("train"))
+    facts = facts_of(module, source, found, run.weights, run.data, run.cfg, held_out=True)
+    return diagnose(found, training, facts)._replace(prescriptions=[])
