@@ -168,7 +168,7 @@ class Programmed(VAE):
                 )
             if not torch.isfinite(part).all():
                 raise Refused(
-                    "encode gives numbers that are not finite: load an earlier checkpoint, or give clips at its own level"
+                    "encode gives numbers that are not finite: load an earlier checkpoint, or scale the clips"
                 )
         return (parts[0], parts[1]) if len(parts) > 1 else parts[0]
 

@@ -17,6 +17,7 @@ PROBED = 8  # clips that the decoder's sensitivity is read on
 WINDOW, FRAMES = 512, 64  # of the spectrogram that it is read in
 SPENT = 2**13  # decoded clips, about, that the exchanges may cost
 FEWEST, MOST = 64, 256  # clips of an exchange
+ORDERS = 4  # exchanges of each, where that can be afforded
 SHARE = 0.1  # of an equal share of the whole gap: a direction worth less is not counted
 OF_DISTANCE = 0.01  # of D̄: one worth more is, however many there are
 FLAT = 1e-10  # of the largest variance
@@ -82,19 +83,21 @@ def used_directions(vae: VAE, batch: Batch, *, seed: int = 0) -> list[Finding]:
     _, turn = torch.linalg.eigh(sensitivity(vae, z, long))
     long, back = long @ turn.flip(1), turn.flip(1).T @ back
     n = min(len(z), max(FEWEST, min(MOST, SPENT // len(back))))
-    part, order = batch.part(slice(0, n)), derangements(n, 1, (seed, 0))[0]
-    away = rows[:n][order] - rows[:n]
-    own = elbo.distortion[:n].double()
+    part, own = batch.part(slice(0, n)), elbo.distortion[:n].double()
+    orders = derangements(n, max(1, min(ORDERS, SPENT // (n * len(back)))), (seed, 0))
+    away = [rows[:n][order] - rows[:n] for order in orders]
 
-    def cost(change: Tensor) -> Tensor:
-        return vae.distortion(part, shaped(rows[:n] + change, z[:n])).double() - own
+    def cost(back: Tensor, long: Tensor) -> Tensor:
+        changes = [each @ back.T @ long.T for each in away]
+        each = [vae.distortion(part, shaped(rows[:n] + change, z[:n])).double() for change in changes]
+        return torch.stack(each).mean(0) - own
 
-    whole = float(cost(away).mean())
-    between = vae.between(part, z[:n], order)
+    whole = float(cost(back, long).mean())
+    between = vae.between(part, z[:n], orders[0])
     least = SHARE * max(0.0, whole) / len(back)
     if between is not None:
         least = min(least, OF_DISTANCE * float(between.mean()))
-    costs = torch.stack([cost((away @ one)[..., None] * step) for step, one in zip(long.T, back, strict=True)])
+    costs = torch.stack([cost(back[i : i + 1], long[:, i : i + 1]) for i in range(len(back))])
     low, high = (costs.mean(1) + sign * Z95 * costs.std(1) / n**0.5 for sign in (-1, 1))
     floor = 1e-6 * float(own.abs().mean()) + least  # of a decoder's rounding
     count, most = int((low > floor).sum()), int((high > floor).sum())
