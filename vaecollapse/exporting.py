@@ -137,7 +137,9 @@ def given_for(programs: Programs, batch: Batch, seed: int) -> Given:
 
 
 def made(programs: Programs, given: Given, form: str) -> dict[str, bytes]:
-    """The files' contents by name: one `model.ts` with every function as a method, or a .pt2 of each."""
+    """The files' contents by name: one `model.ts` with every function as a method, or a .pt2 of each. The model is
+    frozen by it, so that nobody has to ask for no gradients."""
+    programs.eval().requires_grad_(False)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracers warn of every number that is the same for all examples
         if form == "torchscript":
@@ -148,7 +150,7 @@ def made(programs: Programs, given: Given, form: str) -> dict[str, bytes]:
 def traced(programs: Programs, given: Given) -> bytes:
     file = io.BytesIO()
     inputs = {name: given.of(name, TRACED) for name in INPUTS}
-    torch.jit.save(torch.jit.trace_module(programs.eval(), inputs, check_trace=False), file)
+    torch.jit.save(torch.jit.trace_module(programs, inputs, check_trace=False), file)
     return file.getvalue()
 
 

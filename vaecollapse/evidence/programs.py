@@ -26,11 +26,12 @@ from ..refusal import Refused
 from ..vae import PART, VAE
 from .base import Evidence, known
 from .models import imported
-from .used import used_directions
+from .used import FEWEST, used_directions
 
 BLOCK = 256  # as the monitor reads its probes
 LONGEST = 30.0  # seconds of a clip, where no length is declared
 ROUND = 2048  # samples that an undeclared length is rounded up to: strides divide it
+NUMBERS = 2**27  # in memory: of long clips fewer are read
 CUT = 8  # a network may give up to one part in so many more or fewer samples than it was given
 LEVELS = {"peak": 0.95, "rms": 0.1}  # that a run of ours brings its recordings to
 SPECTRAL = "D is the multi-scale spectral distance (1024, 256, 64), its floors set on these clips"
@@ -89,7 +90,7 @@ def clips_of(
     if rate is None:
         raise Refused("sample_rate is missing: declare the Hz that the network expects, such as sample_rate=44100")
     folder = Folder.of(root, "data", Cache())
-    if (own := folder.rate) < rate:
+    if (own := max(each.sample_rate for each in folder.recordings)) < rate:
         folder.said.append(
             f"{root} was recorded at {own} Hz, below the network's {rate}: nothing lies above {own // 2} Hz"
         )
@@ -97,7 +98,7 @@ def clips_of(
     sounds = folder.sounds(rate, longest).distinct()
     if len(sounds.clips) < 2:
         raise Refused(f"data={root} has one recording (or copies of one): give at least 64 different ones")
-    chosen = [sounds.clips[i] for i in spread(len(sounds.clips), examples)]
+    chosen = [sounds.clips[i] for i in spread(len(sounds.clips), min(examples, max(FEWEST, NUMBERS // longest)))]
     if not (length or told.get("length")):
         longest = -int(-np.quantile([clip.samples for clip in chosen], 0.95) // ROUND) * ROUND
     x, mask = torch.zeros(len(chosen), longest), torch.zeros(len(chosen), longest, dtype=torch.bool)
@@ -158,7 +159,7 @@ class Programmed(VAE):
 
     def encoded(self, x: Tensor) -> Any:
         found = called("encode", self.functions.encode, self.shaped(x))
-        parts = found if isinstance(found, tuple | list) else [found]
+        parts: list[Any] = [*found] or [None] if isinstance(found, tuple | list) else [found]
         for part in parts:
             if not isinstance(part, Tensor) or part.ndim < 2 or len(part) != len(x) or not part.is_floating_point():
                 what = tuple(part.shape) if isinstance(part, Tensor) else f"a {type(part).__name__}"
@@ -302,7 +303,8 @@ def from_programs(
         cost = imported("distance", cost)
     if isinstance(cost, SpectralLikelihood):
         cost.calibrate(clips.batch.x, clips.batch.mask)
-    vae = read_as(functions, clips.batch, cost)
+    with torch.no_grad():
+        vae = read_as(functions, clips.batch, cost)
     blocks = [clips.batch.part(rows) for rows in blocks_of(len(clips.batch.x), BLOCK)]
     with quiet(vae, seed):
         held, notes = readings(vae, blocks, seed)
