@@ -730,7 +730,10 @@ def missing(held_out: Readings, training: Readings, facts: Facts) -> list[str]:
         ),
         "whether z revives without the KL's price, which tells a collapse from a model that does not learn: "
         f"{'type probe=true' if facts.ours else 'train on for a while with the weight of the KL at 0'}": (
-            not facts.forks and not facts.arithmetic and facts.finished and gap.status in ("absent", "undecided")
+            not (facts.forks or facts.arithmetic)
+            and facts.finished
+            and facts.prior
+            and gap.status in ("absent", "undecided")
         ),
         "the KL of each unit, which tells a partial collapse": facts.arithmetic and "dead_units" not in held_out,
         "the diversity of real examples of one condition (diversity_reference)": (
