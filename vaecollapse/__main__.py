@@ -8,6 +8,7 @@ VERBS = {
     "train": cli.train,
     "evaluate": cli.evaluate,
     "sample": cli.sample,
+    "export": cli.export,
     "diagnose": cli.diagnose,
     "report": cli.report,
 }

@@ -1,5 +1,5 @@
-"""The command line: `vaecollapse-train`, `-evaluate`, `-sample`, `-diagnose` and `-report`. The only hydra.main and the
-only print; nothing heavy is imported before the configuration is valid."""
+"""The command line: `vaecollapse-train`, `-evaluate`, `-sample`, `-export`, `-diagnose` and `-report`. The only
+hydra.main and the only print; nothing heavy is imported before the configuration is valid."""
 
 import contextlib
 import fcntl
@@ -22,8 +22,8 @@ from . import __version__
 from .refusal import Refused
 from .run import first_process
 
-NAME, EVALUATE, SAMPLE, DIAGNOSE, REPORT = (
-    f"vaecollapse-{verb}" for verb in ("train", "evaluate", "sample", "diagnose", "report")
+NAME, EVALUATE, SAMPLE, EXPORT, DIAGNOSE, REPORT = (
+    f"vaecollapse-{verb}" for verb in ("train", "evaluate", "sample", "export", "diagnose", "report")
 )
 WHOLE_ERRORS = "HYDRA_FULL_ERROR"
 CLAIM = ".running"  # in a run directory while the run is under way
@@ -69,6 +69,11 @@ def evaluate() -> int:
 def sample() -> int:
     """Writes what a trained run's latent decodes to, and returns the exit code."""
     return verb("sample", SampleSession)
+
+
+def export() -> int:
+    """Writes a trained run's functions as programs of their own, and returns the exit code."""
+    return verb("export", ExportSession)
 
 
 def diagnose() -> int:
@@ -563,6 +568,24 @@ class SampleSession(EvaluateSession):
         show_samples(task(cfg, directory, overrides))
 
 
+class ExportSession(EvaluateSession):
+    """Writes a run's functions as programs."""
+
+    name, primary = EXPORT, "export"
+
+    def check(self, cfg) -> None:
+        from . import config
+
+        config.check_evaluation(cfg, config.ExportSchema)
+
+    def carry_out(self, cfg, directory: Path, overrides: list[str]) -> None:
+        from .table import export_table
+        from .tasks import export as task
+
+        outcome = task(cfg, directory, overrides)
+        _show_tables(outcome.directory, export_table(outcome.what, outcome.files))
+
+
 class DiagnoseSession(VerbSession):
     """Judges whatever there is of a latent."""
 
@@ -584,7 +607,7 @@ class DiagnoseSession(VerbSession):
             loading.run_directory(cfg.run)
         _show_log()
         # a module is the user's own, as its name was typed; of a stranger's run nothing here is imported unless trusted
-        if (which == "module" or cfg.trust) and os.getcwd() not in sys.path:
+        if (which == "module" or cfg.distance or cfg.trust) and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
         from .tasks import diagnose as task
 

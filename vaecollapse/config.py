@@ -254,6 +254,17 @@ class SampleSchema(ReadSchema):
 
 
 @dataclass
+class ExportSchema(ReadSchema):
+    """conf/export.yaml: its meanings and defaults stand there, the ranges here."""
+
+    format: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_one_of("format", ("torchscript", "export"))
+
+
+@dataclass
 class DiagnoseSchema:
     """conf/diagnose.yaml: its meanings and defaults stand there, the ranges here. What an input holds is checked by
     `evidence.given`."""
@@ -264,6 +275,11 @@ class DiagnoseSchema:
     checkpoint: str = "best"
     module: str | None = None
     data: str | None = None
+    encode: str | None = None
+    decode: str | None = None
+    distance: str | None = None
+    sample_rate: int | None = None
+    length: int | None = None
     arrays: str | None = None
     log: str | None = None
     columns: Any = None
@@ -312,6 +328,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=TrainSchema)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
     ConfigStore.instance().store(name="sample_schema", node=SampleSchema)
+    ConfigStore.instance().store(name="export_schema", node=ExportSchema)
     ConfigStore.instance().store(name="diagnose_schema", node=DiagnoseSchema)
     ConfigStore.instance().store(name="report_schema", node=ReportSchema)
 
@@ -487,10 +504,13 @@ def check_diagnosis(cfg: DictConfig) -> None:
             )
     elif cfg.run is None:
         raise Refused("measure belongs to run=outputs/train/<time>: leave measure away")
-    if cfg.module is None and cfg.examples != plain.examples:
-        raise Refused("examples is how many of data are read with module=…: leave it away")
-    if cfg.module is None and cfg.seed is not None and not cfg.measure:
-        raise Refused("seed is of the noise that a model is read with, module=… or measure=true: leave it away")
+    model = cfg.module is not None or cfg.encode is not None
+    if not model and cfg.examples != plain.examples:
+        raise Refused("examples is how many of data are read with module=… or encode=…: leave it away")
+    if not model and cfg.seed is not None and not cfg.measure:
+        raise Refused(
+            "seed is of the noise that a model is read with, module=…, encode=… or measure=true: leave it away"
+        )
 
 
 def _resolved(cfg: DictConfig, root: str) -> Any:

@@ -75,7 +75,8 @@ class Facts(NamedTuple):
     with the same number of units the autoencoder among them is on held-out examples.
     `arithmetic`: numbers of a log alone, with what `beta`, `distortion_kind` (nll, l1, l2, other),
     `distortion_reduction` (sum, mean), `event_size` and `free_bits_form` say of its loss. `ours` is False for a model,
-    arrays or numbers of others, to whom our keys mean nothing. `bottleneck`: the encoder sees the condition
+    arrays or numbers of others, to whom our keys mean nothing; `prior` is False for an autoencoder of which no prior is
+    known, so that there is none that q(z) could miss. `bottleneck`: the encoder sees the condition
     alone, never what is decoded.
     """
 
@@ -103,6 +104,7 @@ class Facts(NamedTuple):
     event_size: float | None = None
     free_bits_form: str | None = None
     ours: bool = True
+    prior: bool = True
     bottleneck: bool = False
     bars: Bars = Bars()
 
@@ -302,6 +304,8 @@ def gap_absent(held_out: Readings, training: Readings, facts: Facts) -> Decision
     if status(held_out, "rate") == "absent" or value(held_out, "dead_units") == value(held_out, "units"):
         state, deciding = "posterior_collapse", ["gap", "rate", "information_rank"]
         why = phrase("another's z serves as well, and R is {rate:.3g} nats", held_out)
+        if held_out.get("rate", MISSING).value is None:
+            why = "another's z serves as well, and z is the same for all"
         if facts.bottleneck:
             state, why = "over_compressed", phrase(SQUEEZED, held_out)
     elif status(training, "gap") == "material" or memorised(held_out, training, facts.bars):
@@ -355,7 +359,7 @@ def gap_material(held_out: Readings, training: Readings, facts: Facts) -> Decisi
         return Decision("inconclusive", shown, "the decoder uses z, but no information was measured in it")
     where = "{alive:.0f} directions carry information" if counts_all(held_out, facts) else "z informs by {mi:.3g} nats"
     why = phrase(f"another's z costs {{gap:.3g}}, and {where}", held_out, alive=alive)
-    if facts.finished and not no_hole(held_out):  # while training nothing so dear is read
+    if facts.finished and facts.prior and not no_hole(held_out):  # while training nothing so dear is read
         return Decision("inconclusive", shown, f"{why}; whether q(z) fills the prior is not settled")
     return Decision("healthy", shown, why)
 
@@ -719,13 +723,18 @@ def missing(held_out: Readings, training: Readings, facts: Facts) -> list[str]:
         "I(x; z)": mi == "undefined",
         f"held-out examples{': give the trainer a validation loader' if facts.ours else ''}": not facts.held_out,
         "the same readings on training examples, to tell overfit": not training and facts.held_out,
-        "whether the aggregate posterior fills the prior (prior_hole): not measured": "prior_hole" not in held_out,
+        "whether the aggregate posterior fills the prior (prior_hole): not measured": (
+            "prior_hole" not in held_out and facts.prior
+        ),
         f"whether q(z) fills the prior: more held-out examples{key}": (
             gap.status == "material" and status(held_out, "prior_hole") == "undecided" and not no_hole(held_out)
         ),
         "whether z revives without the KL's price, which tells a collapse from a model that does not learn: "
         f"{'type probe=true' if facts.ours else 'train on for a while with the weight of the KL at 0'}": (
-            not facts.forks and not facts.arithmetic and facts.finished and gap.status in ("absent", "undecided")
+            not (facts.forks or facts.arithmetic)
+            and facts.finished
+            and facts.prior
+            and gap.status in ("absent", "undecided")
         ),
         "the KL of each unit, which tells a partial collapse": facts.arithmetic and "dead_units" not in held_out,
         "the diversity of real examples of one condition (diversity_reference)": (

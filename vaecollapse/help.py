@@ -121,11 +121,40 @@ exit codes
   HYDRA_FULL_ERROR=1 in the environment shows whole tracebacks."""
 
 
+EXPORT_HELP = """\
+Writes what a trained run does as programs that run without this package: encode(x) gives mean and scale of z, draw(x,
+noise) a z, decode(z) an x (of audio the waveform), sample(noise) an x through the prior. Noise is standard normal and
+given, so that what comes out is the same anywhere.
+
+usage: {name} run=DIR [key=value …]
+
+examples
+  {name} run=outputs/train/<time>
+      model.ts, a TorchScript file with the four functions as its methods, and export.json
+  {name} run=outputs/train/<time> format=export
+      encode.pt2, draw.pt2, decode.pt2 and sample.pt2 of torch.export
+  {name} run=outputs/train/<time> hydra.run.dir=shared/drums checkpoint=last
+      in a folder of its own, which is refused where it holds something already
+  {name} run=theirs 'trust=[their_pkg]'
+      its model is a class of theirs, which is imported
+
+keys
+{keys}
+Each program is loaded again and compared with the run's own modules before it is written. export.json says the sample
+rate, shapes, the order of the units by information, and the verdict. The result is written to outputs/export/<time>/.
+Conditional models, text, and decoders that make x element by element are refused: docs/export.md.
+
+exit codes
+  0 done   1 refused or failed   2 wrong usage   130 interrupted   143 terminated
+  HYDRA_FULL_ERROR=1 in the environment shows whole tracebacks."""
+
+
 DIAGNOSE_HELP = """\
 Says what a latent is, from whatever there is of it: a run directory, any torch model, bare arrays, a training log, or a
 few numbers. A verdict, what decided it, what the evidence rules out, and what is missing.
 
-usage: {name} run=DIR | module=PLACE data=PLACE | arrays=FILE | log=FILE | values='{{…}}' [key=value …]
+usage: {name} run=DIR | module=PLACE data=PLACE | encode=FILE data=DIR | arrays=FILE | log=FILE | values='{{…}}'
+       [key=value …]
 
 examples
   {name} run=outputs/train/<time>
@@ -134,6 +163,8 @@ examples
       the same measured anew from its checkpoint
   {name} module=my_pkg.models:build data=my_pkg.data:held_out
       any torch model: build() gives an object with encode(x) → Distribution, decode(z), log_likelihood(x, decoded)
+  {name} encode=enc.ts decode=dec.ts data=path/to/recordings sample_rate=44100
+      somebody's audio autoencoder as TorchScript or .pt2; one file where it holds both methods, as an export of ours
   {name} arrays=posterior.npz
       mean and scale of the posterior, and what decoding cost, example by example
   {name} log=metrics.csv columns='{{rate: kl_loss}}' values='{{units: 128}}'
@@ -145,8 +176,8 @@ examples
 
 keys
 {keys}
-A model's functions are yours and run as they are; a run directory, an .npz and a log are data, and nothing in them is
-executed. The result is written to outputs/diagnose/<time>/: verdict.json, config.yaml, provenance.json.
+A model's functions and programs are yours and run as they are; a run directory, an .npz and a log are data, and nothing
+in them is executed. The result is written to outputs/diagnose/<time>/: verdict.json, config.yaml, provenance.json.
 What the arrays and numbers are called: docs/diagnose.md.
 
 exit codes
@@ -196,7 +227,8 @@ def keys_of(primary: str) -> list[tuple[str, str, str]]:
 def verb_help(name: str, primary: str) -> str:
     """Purpose, examples, and every key of a verb that has them all in its primary configuration."""
     lines = [f"  {key + '=' + value:<20} {meaning}\n" for key, value, meaning in keys_of(primary)]
-    texts = {"evaluate": EVALUATE_HELP, "sample": SAMPLE_HELP, "diagnose": DIAGNOSE_HELP, "report": REPORT_HELP}
+    texts = {"evaluate": EVALUATE_HELP, "sample": SAMPLE_HELP, "export": EXPORT_HELP, "diagnose": DIAGNOSE_HELP,
+             "report": REPORT_HELP}  # fmt: skip
     return texts[primary].format(name=name, keys="".join(lines))
 
 

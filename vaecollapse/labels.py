@@ -7,6 +7,7 @@ NAMES = {
     "gap": "value of z (gap)",
     "train/gap": "value of z on training examples",
     "information_rank": "information rank",
+    "directions_used": "directions the decoder uses",
     "mi": "I(x; z) (nats)",
     "sigma_median": "median σ_q of its spread",
     "beta_effective": "price of a nat (ELBO = 1)",

@@ -134,6 +134,11 @@ def samples_table(what: str, first: str) -> RenderableType:
     return Group(labelled("samples", what), labelled("open", first))
 
 
+def export_table(what: str, files: Sequence[str]) -> RenderableType:
+    """What an export prints: the functions, and the files they are in."""
+    return Group(labelled("functions", what), labelled("files", ", ".join(files)))
+
+
 def sounds_table(
     judged: tuple[str, list[str]] | None, rows: Sequence[Sequence[str]], what: str, said: Sequence[str]
 ) -> RenderableType:

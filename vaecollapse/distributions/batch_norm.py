@@ -125,7 +125,9 @@ class BatchNormPosterior(nn.Module):
             )
 
     def warn(self) -> None:
-        """Says once where the variance has shrunk to the size of eps."""
+        """Says once where the variance has shrunk to the size of eps; not to a tracer, who cannot ask for a number."""
+        if torch.compiler.is_compiling():
+            return
         least = float(self.running_variance.min())
         if float(self.batches) > 0 and self.eps > NEGLIGIBLE * least and not self.warned:
             self.warned = True

@@ -20,6 +20,11 @@ def diagnose(
     log: Path | str | None = None,
     columns: Mapping[str, str] | None = None,
     values: Mapping[str, Any] | None = None,
+    encode: Path | str | None = None,
+    decode: Path | str | None = None,
+    distance: Any = None,
+    sample_rate: int | None = None,
+    length: int | None = None,
     examples: int = 512,
     seed: int = 0,
 ) -> "Verdict":
@@ -27,6 +32,9 @@ def diagnose(
 
     `run`: a run directory, whose recorded verdict is read. `module` with `data`: a model that is not ours, an object
     with encode, decode and log_likelihood (or a factory of one, or "package.module:factory"), and its examples.
+    `encode`, `decode`: programs (TorchScript, or .pt2 of torch.export) of an audio autoencoder, one file where it holds
+    both; `data` is then a folder of recordings, which they take at `sample_rate` Hz in clips of `length` samples, and
+    `distance(x, y)` → one number for each clip (the multi-scale spectral one unless given).
     `arrays`: an .npz or a map of arrays. `log`: a .csv or .jsonl, `columns` its names for ours. `values`: numbers by
     name, which may also add to a log what it does not hold. `examples` and `seed` are those of a model's readings.
 
@@ -34,7 +42,8 @@ def diagnose(
     'posterior_collapse'
     """
     inputs = {"run": run, "module": module, "data": data, "arrays": arrays, "log": log, "columns": columns,
-              "values": values}  # fmt: skip
+              "values": values, "encode": encode, "decode": decode, "distance": distance, "sample_rate": sample_rate,
+              "length": length}  # fmt: skip
     which = given.check(inputs)
     if which == "run":
         from .recorded import recorded
@@ -50,6 +59,11 @@ def gather(which: str, inputs: Mapping[str, Any], *, examples: int = 512, seed: 
         from .models import from_model
 
         return from_model(inputs["module"], inputs["data"], examples=examples, seed=seed)
+    if which == "encode":
+        from .programs import from_programs
+
+        more = {name: inputs.get(name) for name in given.OF_PROGRAMS}
+        return from_programs(inputs["encode"], data=inputs["data"], **more, examples=examples, seed=seed)
     if which == "arrays":
         from . import archive, arrays
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..refusal import Refused
 
-INPUTS = ("run", "module", "arrays", "log", "values")
+INPUTS = ("run", "module", "encode", "arrays", "log", "values")
+OF_PROGRAMS = ("decode", "distance", "sample_rate", "length")  # beside encode
 WHOLE = ("units", "examples", "mutual_information_examples", "event_size")  # at least 1
 POSITIVE = ("floor", "beta", "weight_applied", "active_units", "sigma_mean", "sigma_min", "gap_se", "step",
             "kl_mean_per_unit", "kl_after_floor", "diversity_posterior", "diversity_prior",
@@ -154,7 +155,13 @@ def checked_file(key: str, file: Path | str) -> Path:
     path = Path(file).expanduser()
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no file"
-        advice = {"arrays": "give the .npz that numpy.savez wrote", "log": "give the .csv or .jsonl that was logged"}
+        program = "give a TorchScript file, or a .pt2 of torch.export"
+        advice = {
+            "encode": program,
+            "decode": program,
+            "arrays": "give the .npz that numpy.savez wrote",
+            "log": "give the .csv or .jsonl that was logged",
+        }
         raise Refused(f"{key}={path} is {what}: {advice[key]}")
     return path
 
@@ -168,15 +175,23 @@ def checked_place(key: str, place: Any) -> None:
 def check(given: Mapping[str, Any]) -> str:
     """Refused, before anything heavy is imported, where an input is not what it has to be. Returns its name."""
     which = one_input(given)
-    for name, needed in (("data", "module"), ("columns", "log"), ("measure", "run")):
+    beside = [("columns", "log"), ("measure", "run"), *((name, "encode") for name in OF_PROGRAMS)]
+    if which != "encode":
+        beside.insert(0, ("data", "module"))
+    for name, needed in beside:
         absent = given.get(name) is None or given.get(name) is False
         if not absent and which != needed:
             raise Refused(f"{name} belongs to {needed}=…, but {which} is given: leave {name} away")
     if given.get("module") is not None and given.get("data") is None:
         raise Refused("module needs examples to be read on: give data=my_pkg.my_module:loader")
-    for key in ("module", "data"):
+    if which == "encode" and given.get("data") is None:
+        raise Refused("encode needs recordings to be read on: give data=path/to/recordings, a folder")
+    for key in ("module", *(["data"] if which == "module" else []), "distance"):
         checked_place(key, given.get(key))
-    for key in ("arrays", "log"):
+    for key in ("sample_rate", "length"):
+        if given.get(key) is not None and given[key] < 1:
+            raise Refused(f"{key} must be at least 1, but {key}={given[key]}: leave it out, or give another")
+    for key in ("arrays", "log", "encode", "decode"):
         if isinstance(given.get(key), str | Path):
             checked_file(key, given[key])
     if given.get("columns") is not None:

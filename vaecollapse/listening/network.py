@@ -44,10 +44,10 @@ class Network:
         return found.detach().flatten().float()
 
 
-def loaded(path: Path) -> torch.nn.Module:
-    """The program of a file. Refused where there is none."""
+def loaded(path: Path, key: str = "metric.embedding.path") -> torch.nn.Module:
+    """The program of a file. Refused, in the words of the `key` it was given by, where there is none."""
     if not path.is_file():
-        raise Refused(f"metric.embedding.path={path} is not there: give a .pt2 of torch.export, or a TorchScript file")
+        raise Refused(f"{key}={path} is not there: give a .pt2 of torch.export, or a TorchScript file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -57,6 +57,6 @@ def loaded(path: Path) -> torch.nn.Module:
     except Exception as error:  # both raise whatever reading a zip, a pickle or a schema raises
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise Refused(
-            f"metric.embedding.path={path} is neither a .pt2 of torch.export nor a TorchScript file ({said}): save it "
+            f"{key}={path} is neither a .pt2 of torch.export nor a TorchScript file ({said}): save it "
             "with torch.export.save or torch.jit.save"
         ) from error

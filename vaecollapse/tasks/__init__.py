@@ -1,6 +1,7 @@
 """Configuration in, run directory out. One function per verb."""
 
 from .diagnosing import Diagnosed, diagnose
+from .exporting import Exported, export
 from .fitting import Outcome
 from .listening import Heard, compare_folders
 from .measuring import Evaluated, evaluate
@@ -11,6 +12,7 @@ from .scoring import Scored, score_file
 __all__ = [
     "Diagnosed",
     "Evaluated",
+    "Exported",
     "Heard",
     "Outcome",
     "Sampled",
@@ -18,6 +20,7 @@ __all__ = [
     "compare_folders",
     "diagnose",
     "evaluate",
+    "export",
     "sample",
     "score_file",
     "train",

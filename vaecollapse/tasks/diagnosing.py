@@ -60,7 +60,7 @@ def measured(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> tupl
 def record(run: Run, cfg: DictConfig, overrides: Sequence[str], verdict: Verdict, source: str, which: str) -> None:
     """verdict.json, config.yaml, overrides.txt, and where it comes from."""
     provenance: dict[str, Any] = {"vaecollapse": __version__, "git": git_revision(), "input": which, "source": source}
-    if which in ("arrays", "log"):
+    if which in ("arrays", "log", "encode"):
         provenance |= fingerprint(Path(str(cfg[which])).expanduser())
     if (run.directory / "provenance.json").exists():  # that of the measurement
         provenance = run.read("provenance.json") | provenance
