@@ -78,16 +78,16 @@ def verdicts(wr: Any, x: str, y: str) -> list[Any]:
     gradient = [wr.GradientPoint(color=COLOURS[word], offset=100 * i / last) for i, word in enumerate(STATES)]
     coloured = {"z": wr.SummaryMetric(VERDICT), "range_z": (0, last), "gradient": gradient,
                 "legend_template": "${run:displayName} ${summary:verdict}"}  # fmt: skip
+    plane = {"x": wr.SummaryMetric(RATE), "y": wr.SummaryMetric(DISTORTION)}
     ends = [*(wr.Config(knob) for knob in (x, y, "latent_dim", "lr")),
             *(wr.SummaryMetric(each) for each in (RATE, RANK, GAP, SELECTION, VERDICT))]  # fmt: skip
+    columns = [wr.ParallelCoordinatesPlotColumn(each) for each in ends]
     key = "\n".join(f"- {i} **{word}**: {MEANING[word]}" for i, word in enumerate(STATES))
     return [
         wr.WeavePanelSummaryTable(table_name="verdict/table", layout=wr.Layout(w=24, h=10)),
         wr.ScatterPlot(title=f"phase diagram: {x}, {y}", x=wr.Config(x), y=wr.Config(y), log_x=True, **coloured),
-        wr.ScatterPlot(title="rate and distortion", x=wr.SummaryMetric(RATE), y=wr.SummaryMetric(DISTORTION), **coloured),
-        wr.ParallelCoordinatesPlot(
-            title="knobs to verdicts", gradient=gradient, columns=[wr.ParallelCoordinatesPlotColumn(each) for each in ends]
-        ),
+        wr.ScatterPlot(title="rate and distortion", **plane, **coloured),
+        wr.ParallelCoordinatesPlot(title="knobs to verdicts", gradient=gradient, columns=columns),
         wr.MarkdownPanel(markdown=f"`{VERDICT}` is the place of the verdict in this list:\n{key}"),
     ]
 

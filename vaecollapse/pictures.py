@@ -30,9 +30,7 @@ def coloured(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "he
     return np.stack([np.interp(at, np.arange(len(ANCHORS)), channel) for channel in ANCHORS.T], -1).astype(np.uint8)
 
 
-def heat_map(
-    values: Float[np.ndarray, "rows columns"], *, least: int = 256
-) -> UInt8[np.ndarray, "height width 3"]:
+def heat_map(values: Float[np.ndarray, "rows columns"], *, least: int = 256) -> UInt8[np.ndarray, "height width 3"]:
     """0 and below dark, the largest number bright; each one a block, so that either side has `least` pixels or more.
 
     >>> heat_map(np.array([[0.0, 0.5], [1.0, 0.0]])).shape

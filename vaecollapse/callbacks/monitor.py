@@ -33,7 +33,7 @@ from ..evaluation import read
 from ..preflight import Survey
 from ..prescriptions import STATES, Prescription
 from ..refusal import Refused
-from ..run import Run
+from ..run import STOPPED, Run
 from ..training import Training
 from .checkpoints import Checkpoints
 from .foreign import Decode, Distance, Latents, foreseen
@@ -368,6 +368,8 @@ class CollapseMonitor(Callback):
         if self.on_alarm == "stop" and grave:
             log.warning("step %d: training stops, as on_alarm=stop says", trainer.global_step)
             trainer.should_stop = True
+            if self.run and trainer.is_global_zero:
+                self.run.append("events.jsonl", {**where, "event": STOPPED, "alarm": grave[0]})
         if self.on_alarm == "intervene" and grave:
             self.intervene(trainer, module, grave[0])
 

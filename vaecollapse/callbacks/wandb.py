@@ -1,6 +1,6 @@
-"""What only W&B can do: alerts, which reach a phone, histograms over the latent units, tables, and a summary in words."""
+"""What only W&B can do: alerts, which reach a phone, histograms over the units, tables, and a summary in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -24,17 +24,11 @@ class WandbDashboard(Callback):
     An alert is sent at most once a minute for each title (W&B's own limit). Does nothing without a CollapseMonitor.
     """
 
-    def __init__(
-        self,
-        *,
-        objective: str = "selection",
-        verdicts: Sequence[str] | str = ("healthy",),
-        min_rank: float = 0.0,
-        penalty: float = 1e6,
-    ) -> None:
+    def __init__(self, *, search: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        wanted = (verdicts,) if isinstance(verdicts, str) else tuple(verdicts)
-        self.search = Search(objective, wanted, min_rank, penalty)
+        asked = {"objective": "selection", "verdicts": "healthy", "min_rank": 0.0, "penalty": 1e6, **(search or {})}
+        verdicts = asked.pop("verdicts")
+        self.search = Search(verdicts=(verdicts,) if isinstance(verdicts, str) else tuple(verdicts), **asked)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         runs = runs_of(trainer)
@@ -106,7 +100,9 @@ def tables(name: str, verdict: Verdict) -> dict[str, tuple[list[str], list[list[
     """One line for this run, of which a workspace makes the table of all runs; and every reading of it."""
     found = {head: getattr(verdict.readings.get(reading), "value", None) for head, reading in COMPARED.items()}
     said = summary(verdict)
-    rows = [[name, each.value, each.se, each.threshold, each.status, each.note] for name, each in verdict.readings.items()]
+    rows = [
+        [name, each.value, each.se, each.threshold, each.status, each.note] for name, each in verdict.readings.items()
+    ]
     return {
         VERDICTS: (["run", *said, *found], [[name, *said.values(), *found.values()]]),
         READINGS: (["reading", "value", "standard error", "matters at", "status", "note"], rows),
