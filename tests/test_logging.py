@@ -1,5 +1,6 @@
 """Loggers: the same numbers wherever they go. W&B runs offline and is read back with its own documented reader."""
 
+import functools
 import json
 import os
 import re
@@ -31,6 +32,7 @@ def jobs(tmp_path_factory) -> list[Path]:
     return sorted(folder.glob("outputs/multirun/*/[0-9]"))
 
 
+@functools.cache
 def records(directory: Path) -> list[dict]:
     """What W&B kept of a run, by `wandb leet inspect`."""
     kept = list(directory.glob("wandb/offline-run-*/*.wandb"))
