@@ -41,7 +41,7 @@ COLOURS = {
 
 def typed(argv: Sequence[str]) -> dict[str, str]:
     """What the command line says. Raises Refused where it cannot be meant."""
-    said = dict(word.partition("=")[::2] for word in argv)
+    said = {name: value for name, _, value in (word.partition("=") for word in argv)}
     if unknown := [word for word in argv if word.partition("=")[0] not in TYPED or not word.partition("=")[2]]:
         raise Refused(f"{unknown[0]} is not known: type some of {', '.join(f'{name}=…' for name in TYPED)}")
     if not said.get("entity") and not said.get("out"):

@@ -64,10 +64,13 @@ def keep(run: Any, look: Look) -> None:
     """Histograms of the series; of a verdict that is kept two tables, and the word in the summary."""
     import wandb
 
-    logged = {f"val/units/{name}": wandb.Histogram(each.ravel().tolist()) for name, each in look.series.items()}
+    table: Any = wandb.Table
+    logged: dict[str, Any] = {}
+    for name, each in look.series.items():
+        logged[f"val/units/{name}"] = wandb.Histogram(each.ravel().tolist())
     if look.kept and look.verdict is not None:
         for name, (columns, rows) in tables(run.name or run.id, look.verdict).items():
-            logged[name] = wandb.Table(columns=columns, data=rows)
+            logged[name] = table(columns=columns, data=rows)
         run.summary.update(summary(look.verdict))
     if logged:
         run.log({**logged, STEP: look.step})
