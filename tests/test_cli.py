@@ -212,6 +212,17 @@ def test_a_refusal_is_one_sentence_and_leaves_no_directory(here, capfd, argument
     assert (here.jobs, here.runs()) == ([], [])
 
 
+@pytest.mark.parametrize("chosen", ["logger=tensorboard", "logger=[csv,tensorboard]"])
+def test_a_missing_extra_is_named_with_what_to_type(here, capfd, monkeypatch, chosen):
+    def absent(name: str):
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(cli.importlib.util, "find_spec", absent)
+    assert here(chosen) == cli.FAILED
+    assert "pip install -c constraints.txt '.[tensorboard]'" in capfd.readouterr().err
+    assert (here.jobs, here.runs()) == ([], [])
+
+
 def refuse(**_):
     raise Refused("this cannot be: type that")
 

@@ -225,7 +225,7 @@ def test_what_changes_nothing_is_refused_with_what_would_read_it(overrides, sent
         ["detector=[rate]"],
         ["~detector.mutual_information"],
         ["callback=[]"],
-        ["logger=wandb", "logger.wandb.offline=true"],
+        ["logger=wandb", "logger.wandb.offline=true", "callback.samples.clips=2"],
         ["fail_on=[healthy]"],
         ["seed=3"],
         ["prior.transforms=2"],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -196,8 +197,17 @@ def test_what_is_no_sweep_cannot_go_on(tmp_path, name, typed, why) -> None:
 # ---- a search
 
 
-def run_of(place: Path, *, word: str = "healthy", rank: float | None = 3.0, selection: float | None = 12.0) -> Path:
+def run_of(
+    place: Path,
+    *,
+    word: str = "healthy",
+    rank: float | None = 3.0,
+    selection: float | None = 12.0,
+    events: tuple[dict, ...] = (),
+) -> Path:
     run = Run(place)
+    for event in events:
+        run.append("events.jsonl", event)
     run.write("verdict.json", {"verdict": word, "readings": {"information_rank": {"value": rank}}})
     for value in (None, selection and selection + 1, selection):
         run.append("metrics.jsonl", {"step": 1, "val/selection": value})
@@ -210,6 +220,8 @@ def run_of(place: Path, *, word: str = "healthy", rank: float | None = 3.0, sele
         ({}, 12.0, True, None),
         ({"word": "posterior_collapse"}, 112.0, False, "its verdict is posterior_collapse"),
         ({"rank": 1.0}, 112.0, False, "its information rank is 1"),
+        ({"events": ({"event": "alarm", "alarm": "fading"},)}, 12.0, True, None),
+        ({"events": ({"event": "stopped", "alarm": "fading"},)}, 112.0, False, "the alarm fading stopped it"),
         (
             {"word": "prior_hole", "rank": None},
             212.0,
@@ -239,7 +251,7 @@ def test_the_best_selection_is_the_smallest_that_was_logged(tmp_path) -> None:
 # ---- the command itself, with a training that costs nothing
 
 STUB = """
-import json, os, pathlib, signal, sys, types
+import errno, json, os, pathlib, signal, sys, types
 from omegaconf import OmegaConf
 from vaecollapse import cli
 from vaecollapse.run import Run
@@ -252,6 +264,8 @@ def train(cfg, directory, overrides):
     run.write("overrides.txt", "".join(f"{{line}}\\n" for line in overrides))
     if cfg.beta == {kills}:
         os.kill(os.getpid(), signal.SIGKILL)
+    if cfg.beta == {fills}:
+        raise OSError(errno.ENOSPC, "No space left on device", str(directory / "metrics.jsonl"))
     run.append("metrics.jsonl", {{"step": 1, "val/selection": 10 + cfg.beta}})
     word = "posterior_collapse" if cfg.beta > 5 else "healthy"
     run.write("verdict.json", {{"verdict": word, "readings": {{"information_rank": {{"value": 3.0}}}}}})
@@ -260,6 +274,14 @@ def train(cfg, directory, overrides):
 
 import vaecollapse.tasks  # the forks then have torch
 
+write = Run.write
+
+def full(self, name, content):
+    if name == {full!r}:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self.directory / name))
+    write(self, name, content)
+
+Run.write = full
 vaecollapse.tasks.train = train
 sys.argv = ["vaecollapse-train", *{argv!r}]
 sys.exit(cli.train())
@@ -272,8 +294,12 @@ class Sweep:
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder, folder / "log"
 
-    def __call__(self, *argv: str, kills: float | None = None) -> subprocess.CompletedProcess:
-        code = STUB.format(log=str(self.log), kills=kills, argv=list(argv))
+    def __call__(
+        self, *argv: str, kills: float | None = None, fills: float | None = None, full: str | None = None
+    ) -> subprocess.CompletedProcess:
+        """`kills`: the beta whose job is killed; `fills`: whose job meets a full disk; `full`: the file that nobody can
+        write any more."""
+        code = STUB.format(log=str(self.log), kills=kills, fills=fills, full=full, argv=list(argv))
         env = {**os.environ, "PYTHONPATH": ROOT, "COLUMNS": "160"}
         return subprocess.run([sys.executable, "-c", code], cwd=self.folder, env=env, capture_output=True, text=True)
 
@@ -310,6 +336,21 @@ def test_a_killed_job_and_a_refused_one_leave_the_others_and_only_they_are_run_a
     assert {job.directory for job in sweeping.jobs(sweep.directory)} == {"0", "1", "2", "3"}
 
 
+def test_a_disk_that_fills_up_names_the_job_that_met_it_and_the_others_go_on(sweep: Sweep) -> None:
+    done = sweep("-m", "beta=1,2,4", fills=2)
+    assert (done.returncode, sweep.trained()) == (cli.FAILED, ["1", "2", "4"])
+    assert [job.outcome for job in sweeping.jobs(sweep.directory)] == ["healthy", "failed", "healthy"]
+    assert "No space left on device" in done.stdout and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("file", [sweeping.PLAN, sweeping.ENDED])
+def test_a_sweep_is_told_to_its_end_though_its_own_files_have_no_room(sweep: Sweep, file: str) -> None:
+    done = sweep("-m", "beta=1,-1", full=file)
+    assert (done.returncode, sweep.trained()) == (cli.FAILED, ["1"])
+    assert file in done.stderr and "Traceback" not in done.stderr
+    assert "healthy" in done.stdout and "beta must be a finite number" in done.stdout, "the table, with the reason"
+
+
 def test_the_code_of_a_sweep_is_that_of_its_worst_job(sweep: Sweep) -> None:
     assert sweep("-m", "beta=1,6", "fail_on=[posterior_collapse]").returncode == cli.FAIL_ON
     assert [job.code for job in sweeping.jobs(sweep.directory)] == [0, cli.FAIL_ON]
@@ -321,6 +362,12 @@ def test_two_sweeps_of_one_moment_have_directories_of_their_own(sweep: Sweep) ->
     assert sweep("-m", "beta=3", f"hydra.sweep.dir={taken}").returncode == 0
     assert sorted(path.name for path in taken.parent.iterdir()) == ["now", "now-2"]
     assert [job.overrides for job in sweeping.jobs(taken.with_name("now-2"))] == [("beta=3",)]
+
+
+def test_of_sweeps_that_start_at_once_each_has_a_directory(tmp_path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(sweeping.alone, [tmp_path / "now"] * 8))
+    assert len({*found}) == 8 and all((place / sweeping.PLAN).is_file() for place in found)
 
 
 def test_a_search_minimises_under_its_constraint_and_goes_on(sweep: Sweep) -> None:

@@ -14,7 +14,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -42,6 +42,7 @@ EXTRAS = {
     "hydra/launcher=submitit_local": Extra("sweep", "hydra_plugins.hydra_submitit_launcher"),
     "hydra/launcher=submitit_slurm": Extra("sweep", "hydra_plugins.hydra_submitit_launcher"),
     "hydra/sweeper=optuna": Extra("optuna", "hydra_plugins.hydra_optuna_sweeper"),
+    "logger=tensorboard": Extra("tensorboard", "tensorboard"),
 }
 
 
@@ -280,11 +281,11 @@ class Session:
 
     def failed(self, error: Exception) -> int:
         """The exit code for what Hydra raised. After a job has begun it is a bug, and a bug shows its traceback."""
-        if self.jobs:
+        if isinstance(error, OSError) and not _is_hydras(error):
+            self.refused(f"{error}: give the run a folder it can write to, hydra.run.dir=…, with room on its disk")
+        elif self.jobs:
             self.reason = f"{type(error).__name__}: {textwrap.shorten(str(error), 200)}"
             traceback.print_exception(error)
-        elif isinstance(error, OSError) and not _is_hydras(error):
-            self.refused(f"{error}: give the run a folder it can write to, hydra.run.dir=…")
         else:
             self.refused(_sentence(error))
             self.suggest()
@@ -323,6 +324,7 @@ class TrainSession(Session):
     def __init__(self, argv: Sequence[str], warned: Sequence[str] = ()) -> None:
         super().__init__(argv)
         self.warned: set[str] = {*warned}  # once in a sweep
+        self.unwritten: dict[str, Any] = {}  # what became of jobs whose directories could not keep it
 
     def replayed(self, argv: Sequence[str]) -> list[str]:
         from . import sweeping
@@ -369,7 +371,7 @@ class TrainSession(Session):
         place = place.with_name(ended.directory)
         if ended.whole and _searches(context):
             ended = ended.judged(place, cfg.search, context.sweeper)
-        sweeping.note(place, ended)
+        self.note(place, ended)
         if place != directory:
             _remove_if_only(directory, set())
         return ended.objective
@@ -390,10 +392,20 @@ class TrainSession(Session):
             said = apart(partial(job_of_a_sweep, line, self.sweeps_a_group(), self.whole_errors, tuple(self.warned)))
         except (KeyboardInterrupt, SystemExit):
             if (place / "config.yaml").is_file():
-                sweeping.note(place, ended(place, Said(INTERRUPTED), time.monotonic() - began))
+                self.note(place, ended(place, Said(INTERRUPTED), time.monotonic() - began))
             raise
         self.warned |= {*said.lines}
         return ended(Path(said.directory or place), said, time.monotonic() - began)
+
+    def note(self, place: Path, ended) -> None:
+        """What became of a job, in its directory; where the disk is full, in the table alone."""
+        from . import sweeping
+
+        try:
+            sweeping.note(place, ended)
+        except OSError as error:
+            self.unwritten[ended.directory] = ended
+            self.say(f"{sweeping.ENDED} of job {ended.directory} cannot be written ({error})")
 
     def attempt(self, cfg, directory: Path) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -404,6 +416,8 @@ class TrainSession(Session):
         overrides = _typed(context)
         config.check(cfg)
         choices, sources = dict(context.runtime.choices), config.folders(context.runtime.config_sources)
+        for sentence in _missing_extras(f"logger={name}" for name in cfg.logger or ()):
+            raise Refused(sentence)
         for sentence in config.without_effect(cfg, overrides, choices, sources):
             if not self.lenient:
                 raise Refused(sentence)
@@ -440,7 +454,8 @@ class TrainSession(Session):
         from . import sweeping
         from .table import sweep_table
 
-        rows = sweeping.jobs(directory)
+        found = {job.directory: job for job in sweeping.jobs(directory)} | self.unwritten
+        rows = sorted(found.values(), key=lambda job: job.number)
         if all(job.outcome == "refused" for job in rows):  # nothing ran
             for job in rows:
                 _remove_if_only(directory / job.directory, {sweeping.ENDED})
@@ -463,9 +478,8 @@ class TrainSession(Session):
         if wrong := [a for a in self.argv if a.startswith("--") and a[2:].split("=")[0] in config.KNOBS]:
             name = wrong[0][2:].split("=")[0]
             self.say(f"knobs are written without dashes: {name}=…")
-        for line in _overrides(self.argv):
-            if (extra := EXTRAS.get(line)) and importlib.util.find_spec(extra.plugin) is None:
-                self.say(f"{line} comes with an extra: pip install -c constraints.txt '.[{extra.name}]'")
+        for sentence in _missing_extras(_overrides(self.argv)):
+            self.say(sentence)
         for line in config.suggestions(_overrides(self.argv), _sources(self.argv)):
             self.say(line)
 
@@ -482,6 +496,21 @@ def job_of_a_sweep(argv: Sequence[str], lenient: bool, whole_errors: bool, warne
     session.of_sweep, session.lenient = True, lenient
     code = session.command()
     return Said(code, session.reason, session.directory and str(session.directory), tuple(session.warned))
+
+
+def _missing_extras(lines: Iterable[str]) -> Iterator[str]:
+    """A sentence for each override that needs what is not installed."""
+    for line in lines:
+        if (extra := EXTRAS.get(line)) and not _importable(extra.plugin):
+            yield f"{line} comes with an extra: pip install -c constraints.txt '.[{extra.name}]'"
+
+
+def _importable(name: str) -> bool:
+    """Is it there? (find_spec raises where the package it would lie in is not.)"""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _searches(context) -> bool:

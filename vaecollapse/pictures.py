@@ -1,4 +1,4 @@
-"""Arrays as pictures: spectrograms on one grid, written as PNG."""
+"""Arrays as pictures: spectrograms on one grid, heat maps, written as PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +28,17 @@ def coloured(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "he
     """0 dark to 1 bright; values outside are clipped."""
     at = np.clip(values, 0, 1) * (len(ANCHORS) - 1)
     return np.stack([np.interp(at, np.arange(len(ANCHORS)), channel) for channel in ANCHORS.T], -1).astype(np.uint8)
+
+
+def heat_map(values: Float[np.ndarray, "rows columns"], *, least: int = 256) -> UInt8[np.ndarray, "height width 3"]:
+    """0 and below dark, the largest number bright; each one a block, so that either side has `least` pixels or more.
+
+    >>> heat_map(np.array([[0.0, 0.5], [1.0, 0.0]])).shape
+    (256, 256, 3)
+    """
+    top = max(float(values[np.isfinite(values)].max(initial=0)), 1e-12)
+    rows, columns = (-(-least // count) for count in values.shape)
+    return coloured(np.nan_to_num(values / top, posinf=1)).repeat(rows, axis=0).repeat(columns, axis=1)
 
 
 def spectrogram(

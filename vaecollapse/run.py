@@ -31,6 +31,7 @@ def plain(value: Any) -> Any:
     return [plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
+STOPPED = "stopped"  # of events.jsonl: an alarm ended training
 APPENDED = ("metrics.jsonl", "units.csv", "events.jsonl")
 
 

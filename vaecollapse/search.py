@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from .config import listed
 from .files import read_object
-from .run import Run
+from .run import STOPPED, Run
 
 
 class Search(NamedTuple):
@@ -30,6 +30,7 @@ class Search(NamedTuple):
         value, word = self.value(place, verdict), str(verdict.get("verdict"))
         rank = reading(verdict, "information_rank")
         wrong = [] if word in self.verdicts else [f"its verdict is {word}"]
+        wrong += [f"the alarm {alarm} stopped it" for alarm in stopped_by(place)]
         if self.min_rank > 0 and (rank is None or rank < self.min_rank):
             wrong.append(f"its information rank is {'unknown' if rank is None else format(rank, 'g')}")
         if value is None:
@@ -48,6 +49,12 @@ def reading(verdict: Mapping[str, Any], name: str) -> float | None:
     found = (verdict.get("readings") or {}).get(name) or {}
     value = found.get("value") if isinstance(found, Mapping) else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def stopped_by(place: Path) -> list[str]:
+    """The alarm that ended a run's training (`on_alarm=stop`), if one did."""
+    events = Run(place).lines("events.jsonl")
+    return [str(event.get("alarm")) for event in events if event.get("event") == STOPPED][-1:]
 
 
 def best_selection(place: Path) -> float | None:

@@ -77,15 +77,18 @@ class Watch(Callback):
             directory = Path(config.hydra.sweep.dir)
             if not Watch.taken_up:
                 directory = alone(directory)
-                started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-                plan = {"command": sys.argv[1:], "jobs": planned(config), "started": started}
-                Run(directory).write(PLAN, plan)
-            with read_write(config.hydra):  # the jobs' own configurations are composed from the overrides once more
-                config.hydra.sweep.dir = str(directory)
-                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(directory)}")
-            Watch.directory = directory.absolute()
         except OSError:  # Hydra meets it again, and may raise
             return
+        with read_write(config.hydra):  # the jobs' own configurations are composed from the overrides once more
+            config.hydra.sweep.dir = str(directory)
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(directory)}")
+        Watch.directory = directory.absolute()
+        if not Watch.taken_up:
+            plan = {"command": sys.argv[1:], "jobs": planned(config), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            try:
+                Run(directory).write(PLAN, plan)
+            except OSError as error:
+                log.warning("%s cannot be written (%s): to go on, type this command beside sweep.resume", PLAN, error)
 
 
 def wait_for_all() -> None:

@@ -16,11 +16,13 @@ from vaecollapse.callbacks.probes import own_probe
 from vaecollapse.datasets.gaussian import GaussianData
 from vaecollapse.elbo import Progress
 from vaecollapse.loading import load_weights
+from vaecollapse.prescriptions import STATES
 from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import Constant, Linear
 from vaecollapse.regularizers.free_bits import FreeBits
 from vaecollapse.run import Run
+from vaecollapse.search import Search
 from vaecollapse.tasks import train
 from vaecollapse.training import Training
 
@@ -204,6 +206,8 @@ def test_on_alarm_stop_ends_training_where_collapse_is_forecast(tmp_path) -> Non
     events = Run(tmp_path).lines("events.jsonl")
     assert {"alarm": "forecast_collapse", "step": 0}.items() <= events[0].items()
     assert max(row["step"] for row in Run(tmp_path).lines("metrics.jsonl")) < 40
+    found = Search("selection", STATES, 0.0, 100.0).judged(tmp_path)  # whatever its verdict, a search does not take it
+    assert found == (300.0, False, "the alarm forecast_collapse stopped it; it has no selection")
     with pytest.raises(Refused, match="none of warn, stop, intervene"):
         CollapseMonitor(on_alarm="shout")
 

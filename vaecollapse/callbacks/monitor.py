@@ -33,7 +33,7 @@ from ..evaluation import read
 from ..preflight import Survey
 from ..prescriptions import STATES, Prescription
 from ..refusal import Refused
-from ..run import Run
+from ..run import STOPPED, Run
 from ..training import Training
 from .checkpoints import Checkpoints
 from .foreign import Decode, Distance, Latents, foreseen
@@ -103,14 +103,15 @@ def all_detectors() -> dict[str, Detector]:
 
 
 class Look(NamedTuple):
-    """What one reading brought: the alarms that were not sounding before, and the per-unit series of the held-out
-    probe (none between full readings)."""
+    """What one reading brought: the alarms that were not sounding before, the per-unit series of the held-out probe
+    (none between full readings), and whether its verdict is the one that verdict.json has."""
 
     step: int
     verdict: Verdict | None  # None before training, when only the forecast can sound
     changed: bool
     alarms: set[str]
     series: Mapping[str, np.ndarray]
+    kept: bool = False
 
 
 class CollapseMonitor(Callback):
@@ -306,13 +307,15 @@ class CollapseMonitor(Callback):
         written = (self.command(prescription) for prescription in verdict.prescriptions)
         return verdict._replace(prescriptions=list(islice((p for p in written if p.command), 3)))
 
-    def conclude(self, forks: Mapping[str, Fork], over_reference: Finding | None) -> Verdict | None:
-        """The verdict once more, with what a probe's forks moved."""
+    def conclude(self, forks: Mapping[str, Fork], over_reference: Finding | None, *, step: int) -> Verdict | None:
+        """The verdict once more, with what a probe's forks moved after this step, the last."""
         if self.evidence is None:
             return self.verdict
         held_out, training, facts = self.evidence
         verdict = diagnose(held_out, training, facts._replace(forks=forks, over_reference=over_reference))
+        changed = self.verdict is None or self.verdict.verdict != verdict.verdict
         self.verdict = self.with_commands(verdict)
+        self.tell(Look(step, self.verdict, changed, set(), {}, True))
         if self.run:
             content = {name: fork_record(fork) for name, fork in forks.items()}
             self.run.write("verdict.json", {**self.verdict.as_dict(), "probe": content})
@@ -365,6 +368,8 @@ class CollapseMonitor(Callback):
         if self.on_alarm == "stop" and grave:
             log.warning("step %d: training stops, as on_alarm=stop says", trainer.global_step)
             trainer.should_stop = True
+            if self.run and trainer.is_global_zero:
+                self.run.append("events.jsonl", {**where, "event": STOPPED, "alarm": grave[0]})
         if self.on_alarm == "intervene" and grave:
             self.intervene(trainer, module, grave[0])
 
@@ -442,7 +447,7 @@ class CollapseMonitor(Callback):
         changed = self.verdict is None or self.verdict.verdict != verdict.verdict
         fresh, self.alarms = alarms - self.alarms, alarms
         self.sound(trainer, module, fresh)
-        self.tell(Look(trainer.global_step, verdict, changed, fresh, series))
+        self.tell(Look(trainer.global_step, verdict, changed, fresh, series, full))
         if self.run is None or not trainer.is_global_zero:
             return
         where = {"step": trainer.global_step, "epoch": trainer.current_epoch}

@@ -12,18 +12,24 @@ def takes(logger: Logger, method: str) -> bool:
     return hasattr(getattr(logger, "experiment", None), method)
 
 
-def offer_sounds(logger: Logger, sounds: dict[str, np.ndarray], sheet: np.ndarray, rate: int, step: int) -> None:
-    """Waveforms (clips, time) by name, and the sheet of their spectrograms (height, width, 3)."""
+def offer_sounds(logger: Logger, sounds: dict[str, np.ndarray], rate: int, step: int) -> None:
+    """Waveforms (clips, time) by name."""
     taker: Any = logger
-    if hasattr(taker, "log_audio"):
-        for name, waveforms in sounds.items():
+    for name, waveforms in sounds.items():
+        if hasattr(taker, "log_audio"):
             taker.log_audio(f"samples/{name}", list(waveforms), step=step, sample_rate=[rate] * len(waveforms))
-        taker.log_image("samples/spectrograms", [sheet], step=step)
-    elif takes(logger, "add_audio"):
-        for name, waveforms in sounds.items():
+        elif takes(logger, "add_audio"):
             for i, waveform in enumerate(waveforms):
                 taker.experiment.add_audio(f"samples/{name}_{i}", torch.from_numpy(waveform)[None], step, rate)
-        taker.experiment.add_image("samples/spectrograms", sheet, step, dataformats="HWC")
+
+
+def offer_picture(logger: Logger, name: str, picture: np.ndarray, step: int) -> None:
+    """Bytes (height, width, 3)."""
+    taker: Any = logger
+    if hasattr(taker, "log_image"):
+        taker.log_image(name, [picture], step=step)
+    elif takes(logger, "add_image"):
+        taker.experiment.add_image(name, picture, step, dataformats="HWC")
 
 
 def offer_histogram(logger: Logger, name: str, values: np.ndarray, step: int) -> None:

@@ -14,7 +14,7 @@ from ..pictures import grid, spectrogram, write_png
 from ..refusal import check_least
 from ..sampling import aggregate, decode, interpolation, prior_samples, reconstructions, traversals
 from ..training import Training
-from .offers import offer_sounds
+from .offers import offer_picture, offer_sounds
 from .probes import own_probe
 
 
@@ -64,7 +64,8 @@ class AudioSamples(Callback):
         sheet = grid([[spectrogram(waveform) for waveform in waveforms] for waveforms in sounds.values()])
         write_png(folder / "spectrograms.png", sheet)
         for logger in trainer.loggers:
-            offer_sounds(logger, sounds, sheet, rate, trainer.global_step)
+            offer_sounds(logger, sounds, rate, trainer.global_step)
+            offer_picture(logger, "samples/spectrograms", sheet, trainer.global_step)
 
     def sounds(self, module: Training, batch: Batch) -> dict[str, np.ndarray]:
         """Waveforms by kind, (clips, time) each; file names sort by kind and number."""

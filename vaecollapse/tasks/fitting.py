@@ -193,7 +193,7 @@ def probed(monitor: CollapseMonitor, module: Training, data: VAEData, trainer: p
     fitted = spread_examples(data.splits.train, affordable(data, 2048)).like(module)
     detectors = {name: each for name, each in monitor.detectors.items() if name in PROBED}
     found = probe(module.vae, module.regularizer, plan, blocks, fitted, detectors)
-    monitor.conclude(*found)
+    monitor.conclude(*found, step=trainer.global_step)
 
 
 def rehearsed(module: Training, data: VAEData, trainer: pl.Trainer) -> Survey:
