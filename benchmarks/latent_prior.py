@@ -47,11 +47,11 @@ def of_seed(seed: int, data: list[str], epochs: int, root: Path) -> dict[str, di
     """Every row of the table, for one seed."""
     rows: dict[str, Any] = {}
     for prior, chosen in JOINT.items():
-        first = root / f"{seed}_{prior}"
+        first = root / f"{seed}_{'joint' if prior == 'maf' else 'standard'}"  # no parentheses: Hydra reads the path
         train([*chosen, *SMALL, READ, *data, f"seed={seed}", f"max_epochs={epochs}"], first)
-        rows[f"{prior}, joint"] = listen(first, root / f"{seed}_{prior}_heard")
+        rows[f"{prior}, joint"] = listen(first, root / f"{first.name}_heard")
         for stage in STAGES[prior]:
-            place = root / f"{seed}_{prior}_{stage}"
+            place = root / f"{first.name}_{stage}"
             line = ["model=latent_prior", f"prior={stage}", f"dataset.run='{first}'", f"seed={seed}", "report=false"]
             found = train([*line, "logger=[]"], place)
             rows[f"{prior}, then {stage}"] = listen(place, root / f"{place.name}_heard") | {
