@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 
@@ -70,7 +71,7 @@ def lengths(counted: Bool[Tensor, "batch time"]) -> Int[Tensor, " batch"]:
     [2, 1]
     """
     places = torch.arange(1, counted.shape[1] + 1, device=counted.device)
-    return (counted * places).amax(1).clamp(min=1)
+    return F.pad(counted * places, (1, 0), value=1).amax(1)  # of prompts that are all empty there are no places
 
 
 def collate(examples: Sequence[Batch] | Batch) -> Batch:
