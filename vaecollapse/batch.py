@@ -41,7 +41,7 @@ class Batch(NamedTuple):
         >>> [(rows.tolist(), part.x.tolist()) for rows, part in batch.alike(2)]
         [([2, 0], [[3, 0], [5, 3]]), ([1], [[5, 6, 3]])]
         """
-        length = lengths(self.x != 0 if self.mask is None else self.mask)
+        length = lengths(counted(self))
         for chosen in length.argsort().split(rows):
             part, end = self.part(chosen), int(length[chosen].max())
             context, mask = part.context, None if part.mask is None else part.mask[:, :end]
@@ -62,6 +62,16 @@ class Batch(NamedTuple):
         batch = self.to(own.device)
         x, context = (t.to(own.dtype) if t is not None and t.is_floating_point() else t for t in batch[:2])
         return batch._replace(x=x, context=context)
+
+
+def are_tokens(batch: Batch) -> bool:
+    """Are the examples sequences of ids?"""
+    return not batch.x.is_floating_point() and batch.x.ndim == 2
+
+
+def counted(batch: Batch) -> Bool[Tensor, "batch time"]:
+    """Which tokens the loss is of; PAD is 0."""
+    return batch.x != 0 if batch.mask is None else batch.mask
 
 
 def lengths(counted: Bool[Tensor, "batch time"]) -> Int[Tensor, " batch"]:
