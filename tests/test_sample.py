@@ -259,6 +259,8 @@ def test_the_split_and_the_checkpoint_are_those_asked_for(run):
         (["mode=posterior", "n=600"], "there are 512 examples: type n=512"),
         (["mode=interpolate", "n=512"], "type n=511"),
         (["mode=traverse", "n=6"], "there are 5 units: type n=5"),
+        (["tokens=1", "top_p=0"], "top_p must be above 0 and at most 1, but top_p=0: try"),
+        (["top_p=0.9"], "top_p has no effect .* type tokens=1"),
         (["tokens=1"], "tokens=1 has no effect: .* no tokens"),
         (["format=wav"], "format=wav is none .* type npz or csv"),
         (["split=tets"], r"did you mean test\?"),

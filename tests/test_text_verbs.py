@@ -68,6 +68,9 @@ def test_the_verdict_holds_the_loss_against_null_models(run):
              "answer_entropy", "answer_entropy_given_prompt", "delta_zero", "delta_mean", "delta_shuffled",
              "delta_prior"}  # fmt: skip
     assert names <= set(verdict["readings"])
+    rate, entropy, share = (verdict["readings"][name]["value"] for name in ("rate", "answer_entropy",
+                                                                            "rate_over_answer_entropy"))  # fmt: skip
+    assert share == pytest.approx(rate / entropy)
     assert "token_cosine" not in verdict["readings"], "z is one vector"
     assert any("an n-gram that sees the prompt" in said for said in verdict["findings"]), "after two epochs"
 
@@ -117,7 +120,9 @@ def test_what_the_decoder_does_not_see_is_not_shown_as_its_prompt(run, tmp_path)
     few, many = (sampled(run, tmp_path / str(n), f"n={n}", "tokens=1") for n in (3, 40))
     assert many[:3] == few
     assert set(few[0]) == {"number", "sample"}
-    assert sampled(run, tmp_path / "cold", "n=40") != many, "a draw of each token, and the likeliest"
+    cold = sampled(run, tmp_path / "cold", "n=40")
+    assert cold != many, "a draw of each token, and the likeliest"
+    assert sampled(run, tmp_path / "top", "n=40", "tokens=1", "top_p=1e-6") == cold, "no other has that little"
 
 
 def test_interpolations_go_between_two_answers(run, data, tmp_path):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 
@@ -40,7 +41,7 @@ class Batch(NamedTuple):
         >>> [(rows.tolist(), part.x.tolist()) for rows, part in batch.alike(2)]
         [([2, 0], [[3, 0], [5, 3]]), ([1], [[5, 6, 3]])]
         """
-        length = lengths(self.x != 0 if self.mask is None else self.mask)
+        length = lengths(counted(self))
         for chosen in length.argsort().split(rows):
             part, end = self.part(chosen), int(length[chosen].max())
             context, mask = part.context, None if part.mask is None else part.mask[:, :end]
@@ -63,6 +64,16 @@ class Batch(NamedTuple):
         return batch._replace(x=x, context=context)
 
 
+def are_tokens(batch: Batch) -> bool:
+    """Are the examples sequences of ids?"""
+    return not batch.x.is_floating_point() and batch.x.ndim == 2
+
+
+def counted(batch: Batch) -> Bool[Tensor, "batch time"]:
+    """Which tokens the loss is of; PAD is 0."""
+    return batch.x != 0 if batch.mask is None else batch.mask
+
+
 def lengths(counted: Bool[Tensor, "batch time"]) -> Int[Tensor, " batch"]:
     """Up to the last place that counts; at least 1.
 
@@ -70,7 +81,7 @@ def lengths(counted: Bool[Tensor, "batch time"]) -> Int[Tensor, " batch"]:
     [2, 1]
     """
     places = torch.arange(1, counted.shape[1] + 1, device=counted.device)
-    return (counted * places).amax(1).clamp(min=1)
+    return F.pad(counted * places, (1, 0), value=1).amax(1)  # of prompts that are all empty there are no places
 
 
 def collate(examples: Sequence[Batch] | Batch) -> Batch:

@@ -235,6 +235,7 @@ class SampleSchema(ReadSchema):
     draws: int | None = None
     temperature: float | None = None
     tokens: float | None = None
+    top_p: float | None = None
     format: str | None = None
 
     def __post_init__(self) -> None:
@@ -251,6 +252,10 @@ class SampleSchema(ReadSchema):
                 raise Refused(
                     f"{name} must be a finite number of at least 0, but {name}={value:g}: try {name}={example:g}"
                 )
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise Refused(f"top_p must be above 0 and at most 1, but top_p={self.top_p:g}: try top_p=0.9")
+        if self.top_p is not None and not self.tokens:
+            raise Refused("top_p has no effect where each token is the likeliest: type tokens=1 beside it")
 
 
 @dataclass

@@ -189,12 +189,19 @@ def per_token(
     for name, null in nulls.items():
         found[f"null_{name}"] = mean_of(f"null_{name}", torch.from_numpy(null.nll))
         found[f"null_{name}_per_token"] = Finding(f"null_{name}_per_token", null.per_token(), None, len(tokens))
-    for name in (name for name in ENTROPIES if name in given):
-        entropy, rate = given[name].value, figures["rate"]
-        if entropy and rate.value is not None:
-            se = None if rate.se is None else rate.se / entropy
-            found[f"rate_over_{name}"] = Finding(f"rate_over_{name}", rate.value / entropy, se, rate.n)
-    return found
+    return found | over_entropies(figures["rate"], given)
+
+
+def over_entropies(rate: Finding | None, given: Mapping[str, Finding]) -> dict[str, Finding]:
+    """R over each entropy of an answer that is known: above 1 it is more than there is to tell."""
+    known = {name: float(given[name].value or 0) for name in ENTROPIES if name in given}
+    return {
+        f"rate_over_{name}": Finding(
+            f"rate_over_{name}", rate.value / nats, None if rate.se is None else rate.se / nats, rate.n
+        )
+        for name, nats in known.items()
+        if nats and rate is not None and rate.value is not None
+    }
 
 
 def likelihood_of(vae: VAE, batch: Batch) -> Callable[[Tensor], Tensor]:

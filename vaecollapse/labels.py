@@ -34,6 +34,8 @@ NAMES = {
     "saved_on_entropy": "saved on their frequencies",
     "answer_entropy": "H(answer) (nats)",
     "answer_entropy_given_prompt": "H(answer given prompt) (nats)",
+    "rate_over_answer_entropy": "R over H(answer)",
+    "rate_over_answer_entropy_given_prompt": "R over H(answer given prompt)",
     "exact_match": "answers written exactly",
     "delta_zero": "a token costs more with z = 0",
     "delta_mean": "a token costs more with the mean z",

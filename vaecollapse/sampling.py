@@ -61,11 +61,13 @@ def mean_of(decoded: Distribution) -> Tensor | None:
 
 
 class Shown(NamedTuple):
-    """How what is decoded is shown: by its mean; tokens, which have none, by a draw of each at this temperature, of the
-    likeliest at 0; by its `member` where a mean is like no example, as of rain that is dry or not."""
+    """How what is decoded is shown: by its mean; tokens, which have none, by a draw of each at this temperature among
+    the likeliest that together have `top_p`, of the likeliest at 0; by its `member` where a mean is like no example, as
+    of rain that is dry or not."""
 
     vae: VAE
     tokens: float = 0.0
+    top_p: float = 1.0
 
     def __call__(
         self, z: Float[Tensor, "batch *unit"], context: Tensor | None = None, mask: Tensor | None = None
@@ -73,7 +75,7 @@ class Shown(NamedTuple):
         decoded: Any = self.vae.decode(z, context, mask)
         mean = decoded.member() if hasattr(decoded, "member") else mean_of(decoded)
         if mean is None:
-            return decoded.sample(temperature=self.tokens)
+            return decoded.sample(temperature=self.tokens, top_p=self.top_p)
         return mean if mask is None else mean * mask
 
 
@@ -168,10 +170,10 @@ def plain(values: Tensor) -> np.ndarray:
 
 
 def from_prior(
-    vae: VAE, held: Held, n: int, *, seed: int = 0, temperature: float = 1.0, tokens: float = 0.0
+    vae: VAE, held: Held, n: int, *, seed: int = 0, temperature: float = 1.0, tokens: float = 0.0, top_p: float = 1.0
 ) -> Iterator[Made]:
     """`sample`: decoded draws z = T(temperature·ε) from the prior, each under the next held-out condition."""
-    show = Shown(vae, tokens)
+    show = Shown(vae, tokens, top_p)
     for start in starts(n, seed):
         context = held.conditions(start)
         prior = vae.prior(context)
@@ -180,10 +182,18 @@ def from_prior(
 
 
 def from_posterior(
-    vae: VAE, held: Held, n: int, *, seed: int = 0, temperature: float = 1.0, draws: int = 3, tokens: float = 0.0
+    vae: VAE,
+    held: Held,
+    n: int,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    draws: int = 3,
+    tokens: float = 0.0,
+    top_p: float = 1.0,
 ) -> Iterator[Made]:
     """`real`, a held-out example; `reconstruction` from the posterior's centre; `draw_1` … from draws of it."""
-    show = Shown(vae, tokens)
+    show = Shown(vae, tokens, top_p)
     for start in starts(n, seed):
         batch = held.block(start)
         posterior = vae.encode(batch.x, batch.context, batch.mask)
@@ -195,11 +205,11 @@ def from_posterior(
 
 
 def from_interpolations(
-    vae: VAE, held: Held, n: int, *, seed: int = 0, steps: int = 7, tokens: float = 0.0
+    vae: VAE, held: Held, n: int, *, seed: int = 0, steps: int = 7, tokens: float = 0.0, top_p: float = 1.0
 ) -> Iterator[Made]:
     """`first` and `last`, two held-out examples that follow each other, and the steps from one's code to the other's,
     under the first one's condition."""
-    show = Shown(vae, tokens)
+    show = Shown(vae, tokens, top_p)
     for start in starts(n, seed):
         first, last = held.block(start), held.block(start, ahead=1)
         begin, end = (centre(vae.encode(each.x, each.context, each.mask)) for each in (first, last))
@@ -209,7 +219,7 @@ def from_interpolations(
 
 
 def from_traversals(
-    vae: VAE, held: Held, n: int, *, seed: int = 0, steps: int = 7, tokens: float = 0.0
+    vae: VAE, held: Held, n: int, *, seed: int = 0, steps: int = 7, tokens: float = 0.0, top_p: float = 1.0
 ) -> Iterator[Made]:
     """Walks of `steps` through the aggregate posterior's mean, each along a direction, the most informative first, all
     under the first held-out condition."""
@@ -218,7 +228,7 @@ def from_traversals(
     context = None if context is None else context[:1].expand_as(context)
     prior, dtype = vae.prior(context), next(vae.parameters()).dtype
     ways = walks(found, n, steps).to(dtype).unflatten(2, tuple(prior.event_shape))
-    show = Shown(vae, tokens)
+    show = Shown(vae, tokens, top_p)
     for start in starts(n, seed):
         rows = (torch.arange(start, start + WIDTH) % n).to(ways.device)
         points = [from_units(prior, ways[rows, i]) for i in range(steps)]

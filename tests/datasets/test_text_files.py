@@ -77,7 +77,8 @@ def test_every_format_tells_the_same(tmp_path: Path, suffix: str) -> None:
 def test_several_files_and_patterns_are_one_set_and_each_is_read_once(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a.csv", ROWS[:20]), write(tmp_path / "b.jsonl", ROWS[20:])
     whole = qa(write(tmp_path / "whole.csv", ROWS))
-    for path in ([str(first), str(second)], [str(tmp_path / "[ab].*"), str(first)]):
+    again = tmp_path / ".." / tmp_path.name / "a.csv"
+    for path in ([str(first), str(second)], [str(tmp_path / "[ab].*"), str(first), str(again)]):
         data = QAData(path=path, tokenizer="bytes")
         assert data.fingerprint()["files"] == 2
         assert data.fingerprint()["hash"] == whole.fingerprint()["hash"]
@@ -155,6 +156,14 @@ def test_only_the_training_split_teaches_the_tokenizer(tmp_path: Path) -> None:
         ("t.csv", b"question,answer\na,caf\xc3\xa9\nb,caf\xe9\n", {}, r"byte 0xe9 in line 3 \(byte 29\).*latin-1"),
         ("t.csv", "question,answer\na,b\n".encode("utf-16"), {}, "type dataset.encoding=utf-16"),
         ("t.csv", "question,answer\na,b\n", {"encoding": "utf-99"}, "encoding=utf-99 is not known"),
+        ("t.csv", "question,answer\na,b\n", {"encoding": "rot13"}, "encoding=rot13 is not known.*utf-8"),
+        ("t.csv", "question,answer\na,b\n", {"encoding": "undefined"}, "encoding=undefined is not known"),
+        ("t.csv", "question,answer\na,b\n", {"encoding": "a\0"}, "is not known"),
+        ("t.csv", "question,answer\na,b\n", {"encoding": "punycode"}, "cannot be read as punycode"),
+        ("t.csv", "question,answer\na,caf\xe9\n", {"encoding": "ascii"}, "no ascii.*dataset.encoding=utf-8"),
+        ("t.csv", "question,answer\n" + "ab,cd\n" * 999, {"encoding": "utf-16"}, "which has .{60}…: type"),
+        ("t.csv", ",".join(f"c{n}" for n in range(99)) + "\n", {}, "which has c0, .*, c39 and 59 more: type"),
+        ("t.csv", "question,answer,s\n" + "a,b,train\n" * 3, {"split": "s"}, "1 group.*name the split of each row"),
         ("t.csv", "question,answer\n,a\n,b\n", {}, r"prompt=question is empty in all 2 rows.*prompt=null"),
         ("t.csv", "question,answer\na,\nb,c\nd, \n", {}, r"2 of 3 rows have no answer \(.*:2, .*:4\).*empty=skip"),
         ("t.csv", "question,answer\na,\n", {"empty": "skip"}, "1 of 1 rows have no answer"),
@@ -214,13 +223,14 @@ def test_null_and_numbers_are_text_and_empty_answers_can_be_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = [f'{{"question": {n}, "answer": {n}.50}}' for n in range(20)]
-    lines += ['{"question": "a", "answer": null}', '{"question": "b"}', '{"question": true, "answer": false}']
+    lines += ['{"question": "a", "answer": null}', '{"question": "b", "answer": NaN}', '{"question": "b"}',
+              '{"question": true, "answer": false}']  # fmt: skip
     file = table(tmp_path, "\n".join(lines), "t.jsonl")
     data = qa(file, empty="skip", test_fraction=0.0)
     pairs = dict(told(data, "train") + told(data, "validation"))
     assert pairs == {"true": "false", **{str(n): f"{n}.50" for n in range(20)}}
-    assert data.left_out == [(f"{file}:21", "no answer"), (f"{file}:22", "no answer")]
-    assert "2 of 23 rows have no answer and are left out" in caplog.text
+    assert data.left_out == [(f"{file}:{line}", "no answer") for line in (21, 22, 23)]
+    assert "3 of 24 rows have no answer and are left out" in caplog.text
 
 
 @pytest.mark.parametrize(("what", "kept"), [("prompt", "7890"), ("answer", "1234")])
@@ -263,3 +273,14 @@ def test_the_final_answer_of_gsm8k_is_what_follows_the_marks(tmp_path: Path) -> 
     )
     assert [(asked, said.rpartition(" ")[2]) for asked, said in whole] == short
     assert len({said for _, said in short}) == 30
+
+
+def test_a_number_that_is_missing_in_parquet_is_no_answer(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    numbers = [float("nan"), *map(float, range(9))]
+    table_ = pyarrow.table({"question": [f"q{n}" for n in range(10)], "answer": numbers})
+    pyarrow.parquet.write_table(table_, tmp_path / "t.parquet")
+    with pytest.raises(Refused, match=r"1 of 10 rows have no answer \(.*parquet:1\)"):
+        qa(tmp_path / "t.parquet").setup()

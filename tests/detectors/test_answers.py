@@ -10,6 +10,7 @@ from planted_text import KINDS, LONGEST, Spelling, answers, blocks, copying, ign
 from vaecollapse.batch import Batch
 from vaecollapse.detectors.answers import Answers, unigram_entropy
 from vaecollapse.detectors.base import Detector, Finding
+from vaecollapse.detectors.decoder_reliance import DecoderReliance
 from vaecollapse.detectors.latent_tokens import LatentTokens
 from vaecollapse.evaluation import read
 from vaecollapse.tokens import EOS
@@ -31,8 +32,9 @@ def test_what_looks_at_nothing_loses_the_entropy_of_the_tokens():
     assert reading["token_entropy"].value == pytest.approx(entropy, rel=1e-9)
     assert reading["perplexity"].value == pytest.approx(math.exp(entropy), rel=1e-9)
     assert reading["saved_on_entropy"].status != "material"
+    others = found(ignoring(given), given, DecoderReliance())
     for name in ("zero", "mean", "shuffled", "prior"):
-        assert reading[f"delta_{name}"].value == pytest.approx(0.0, abs=1e-12)
+        assert others[f"delta_{name}"].value == pytest.approx(0.0, abs=1e-12)
 
 
 def test_no_unigram_model_loses_less_than_the_entropy():
@@ -48,8 +50,28 @@ def test_what_copies_z_writes_every_answer_and_pays_for_anothers_z():
     assert reading["nll_per_token"].value < 1e-3
     assert reading["perplexity"].value == pytest.approx(1.0, abs=1e-3)
     assert reading["saved_on_entropy"].status == "material"
-    assert reading["delta_zero"].value == pytest.approx(math.log(KINDS), rel=1e-3), "nothing is spelled, all are alike"
-    assert reading["delta_shuffled"].value > 10
+    others = found(copying(), given, DecoderReliance())
+    assert others["delta_zero"].value == pytest.approx(math.log(KINDS), rel=1e-3), "nothing is spelled, all are alike"
+    assert others["delta_shuffled"].value > 10
+
+
+def test_another_z_costs_a_token_what_it_costs_an_answer_over_its_tokens_and_is_decoded_once(monkeypatch):
+    """Each token counts the same; the standard error is that of the ratio of sums, by leaving out one."""
+    (whole,) = given = blocks(60, 60)
+    reading = found(copying_half(), given, DecoderReliance())
+    tokens = whole.mask.sum(1).double()
+    for name, of in {"shuffled": "gap", "zero": "gap_zero", "mean": "gap_mean", "prior": "gap_prior"}.items():
+        assert reading[f"delta_{name}"].value == pytest.approx(reading[of].value / float(tokens.mean()), rel=1e-12)
+    z = copying_half().elbo(whole, seed=0).z
+    costs = copying_half().distortion(whole, torch.zeros_like(z)) - copying_half().distortion(whole, z)
+    left = torch.stack([(costs.sum() - c) / (tokens.sum() - n) for c, n in zip(costs, tokens, strict=True)])
+    assert reading["delta_zero"].se == pytest.approx(
+        float((left - left.mean()).square().sum() * 59 / 60) ** 0.5, rel=0.05
+    )
+    decoded = []
+    monkeypatch.setattr(Spelling, "distortion", lambda self, batch, z: (decoded.append(1), torch.zeros(len(z)))[1])
+    found(copying(), given)
+    assert len(decoded) == 1, "its own z"
 
 
 def test_exact_match_is_the_share_of_answers_that_are_written_whole():

@@ -116,6 +116,19 @@ def test_examples_read_in_parts_of_like_length_are_those_read_at_once(kind, opti
 
 
 @kinds
+def test_prompts_that_are_all_empty_are_read_as_if_one_were_not(kind, options) -> None:
+    """Of like length they share a batch, whose context has no place at all."""
+    vae, batch = model(kind, **options), examples()
+    nothing = batch._replace(context=torch.zeros(4, 0, dtype=torch.long))
+    padded_ = batch._replace(context=torch.full((4, 2), PAD))
+    found, expected = vae.elbo(nothing, seed=0), vae.elbo(padded_, seed=0)
+    torch.testing.assert_close(found.distortion, expected.distortion, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.kl, expected.kl, rtol=1e-12, atol=1e-12)
+    readings, _ = read(vae, [nothing], {"gap": DecoderReliance(), "mi": MutualInformation()})
+    assert readings["gap"].value is not None and readings["mi"].value is not None
+
+
+@kinds
 def test_the_answers_that_are_written_are_found_in_one_pass(kind, options) -> None:
     """Those that a sample at temperature 0 gives back whole, whatever stands in the padding."""
     vae, batch = model(kind, **options), examples(20)

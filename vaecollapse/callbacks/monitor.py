@@ -29,7 +29,7 @@ from ..detectors.prior_samples import PriorSamples
 from ..detectors.rate import Rate
 from ..detectors.temperature import Temperature
 from ..diagnosis import MISSING, Facts, Fork, Verdict, bars_of, diagnose, status, value
-from ..evaluation import read
+from ..evaluation import over_entropies, read
 from ..preflight import Survey
 from ..prescriptions import STATES, Prescription
 from ..refusal import Refused
@@ -74,6 +74,7 @@ SHOWN = {
     "null_unigram": "null/unigram",
     "null_prompt": "null/prompt",
     "exact_match": "exact_match",
+    "rate_over_answer_entropy": "latent/rate_over_answer_entropy",
     "delta_shuffled": "latent/delta_shuffled",
     "token_cosine": "latent/token_cosine",
     "token_std": "latent/token_std",
@@ -276,6 +277,7 @@ class CollapseMonitor(Callback):
                 found[split], units = {"rate": undefined("rate", "the model cannot be read any more")}, {}
             series = units if split == "held_out" else series
         held_out = (found.get("held_out") or found["training"]) | self.beside
+        held_out |= over_entropies(held_out.get("rate"), self.beside)
         if not isinstance(module, Training):
             probe = self.probes.get("training") or self.probes["held_out"]
             self.survey = foreseen(probe.vae, [block.like(module) for block in probe.blocks], held_out)

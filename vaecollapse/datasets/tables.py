@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..refusal import Refused
 
+NAMED, LETTERS = 40, 60  # columns that are named, and as much of a name
 DELIMITERS = ",;\t|"
 MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -28,7 +29,7 @@ def files_of(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 
     Refused where one names none.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}  # by where it really is
     for given in [paths] if isinstance(paths, str | Path) else paths:
         place = os.path.expanduser(given)
         if not place:
@@ -39,15 +40,16 @@ def files_of(paths: str | Path | Sequence[str | Path]) -> list[Path]:
         matches = [match for match in patterned or [place] if os.path.isfile(match)]
         if not matches:
             raise Refused(f"dataset.path={place} names no file: give one, several as [a.csv,b.csv], or a pattern")
-        found |= {Path(match): None for match in matches}
-    return list(found)
+        for match in map(Path, matches):
+            found.setdefault(match.resolve(), match)
+    return list(found.values())
 
 
 def check_encoding(encoding: str) -> None:
-    """Refused unless Python knows it."""
+    """Refused unless Python knows it as one of text (rot13 and zip are none)."""
     try:
-        codecs.lookup(encoding)
-    except LookupError as error:
+        "".encode(encoding)
+    except (LookupError, ValueError) as error:
         raise Refused(
             f"dataset.encoding={encoding} is not known: type dataset.encoding=utf-8, latin-1 or utf-16, say"
         ) from error
@@ -63,11 +65,20 @@ def content_of(path: Path, encoding: str) -> str:
         return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        other = "utf-16" if data.startswith(MARKS) else "latin-1"
         raise Refused(
             f"{path} has the byte 0x{data[error.start]:02x} in line {line} (byte {error.start}), which is no "
-            f"{encoding}: save the file in one encoding, or type dataset.encoding={other} if all of it is"
+            f"{encoding}: save the file in one encoding, or type dataset.encoding={_other(data, encoding)} if all of "
+            "it is"
         ) from error
+    except UnicodeError as error:  # of codecs that do not say where
+        raise Refused(f"{path} cannot be read as {encoding} ({error}): type dataset.encoding=utf-8, say") from error
+
+
+def _other(data: bytes, encoding: str) -> str:
+    """What a file may be in that is not in this encoding."""
+    if data.startswith(MARKS):
+        return "utf-16"
+    return "latin-1" if codecs.lookup(encoding).name.startswith("utf-8") else "utf-8"
 
 
 def lines_of(path: Path, encoding: str) -> list[tuple[int, str]]:
@@ -93,8 +104,7 @@ def read_table(path: Path, columns: Mapping[str, str], *, encoding: str) -> list
         if names and names.count(name) != 1:
             said = "no column" if name not in names else "more than one column"
             raise Refused(
-                f"dataset.{key}={name} is {said} of {path}, which has {', '.join(names)}: type dataset.{key}= one of "
-                "them"
+                f"dataset.{key}={name} is {said} of {path}, which has {_named(names)}: type dataset.{key}= one of them"
             )
     if not rows:
         raise Refused(f"{path} has no rows{' below its header' if names else ''}: give a file that has")
@@ -102,8 +112,14 @@ def read_table(path: Path, columns: Mapping[str, str], *, encoding: str) -> list
     return [(place, [_cell(row.get(name), name, place) for name in columns.values()]) for place, row in places]
 
 
+def _named(names: Sequence[str]) -> str:
+    """Names of columns on a line; a file that is read wrongly may have one of megabytes."""
+    shown = [name if len(name) <= LETTERS else f"{name[:LETTERS]}…" for name in names[:NAMED]]
+    return ", ".join(shown) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
 def _cell(value: Any, name: str, place: str) -> str:
-    if value is None:
+    if value is None or value != value:  # not a number: so tables write what is missing
         return ""
     if isinstance(value, bool):
         return str(value).lower()
@@ -137,7 +153,10 @@ def _csv(path: Path, encoding: str, wanted: Collection[str], delimiters: str = D
                 rows.append((began, {name: cell for name, cell in zip(head, cells, strict=True) if name in wanted}))
             began = reader.line_num + 1
     except csv.Error as error:
-        raise Refused(f"{path} cannot be read as a table from line {began} on ({error}): close its quotes") from error
+        raise Refused(
+            f"{path} cannot be read as a table from line {began} on ({error}): close its quotes, double those within a "
+            "field, or give it as JSON lines"
+        ) from error
     return Table(head, rows)
 
 
@@ -149,7 +168,7 @@ def _jsonl(path: Path, encoding: str, wanted: Collection[str]) -> Table:
     rows, names = [], {}
     for number, line in lines_of(path, encoding):
         try:
-            row = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
+            row = json.loads(line, parse_int=str, parse_float=str, parse_constant=_constant)
         except (ValueError, RecursionError) as error:
             raise Refused(f"{path} has no JSON in line {number} ({error}): mend the line") from error
         if not isinstance(row, dict):
@@ -159,6 +178,10 @@ def _jsonl(path: Path, encoding: str, wanted: Collection[str]) -> Table:
         rows.append((number, {name: cell for name, cell in row.items() if name in wanted}))
         names |= dict.fromkeys(row)
     return Table(list(names), rows)
+
+
+def _constant(written: str) -> str | None:
+    return None if written == "NaN" else written
 
 
 def _parquet(path: Path, encoding: str, wanted: Collection[str]) -> Table:

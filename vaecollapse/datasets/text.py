@@ -238,7 +238,7 @@ class TextData(VAEData):
         if len(set(groups)) < wanted:
             raise Refused(
                 f"the {len(groups)} rows are {len(set(groups))} group(s) of rows with the same question, too few for "
-                f"{wanted} splits: give more questions, or a column of splits"
+                f"{wanted} splits: give more questions, or name the split of each row"
             )
         parts = partition_groups(groups, validation=self.val_fraction, test=test, seed=self.seed)
         train, validation, tested = ([numbers[place] for place in part] for part in parts)

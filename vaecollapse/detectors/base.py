@@ -99,6 +99,16 @@ class Detector(Metric, ABC):
         variance = (getattr(self, f"{name}_square") / n - mean.square()).clamp(min=0) * n / (n - 1)
         return float((variance / n).sqrt())
 
+    def ratio_error(self, top: str, under: str, product: str) -> float | None:
+        """Standard error of Σ top/Σ under over examples, by the residuals top − ratio · under."""
+        n = self.count(top)
+        if n < 2:
+            return None
+        ratio = float(self.mean(top) / self.mean(under))
+        squares = getattr(self, f"{top}_square") + ratio**2 * getattr(self, f"{under}_square")
+        variance = (squares - 2 * ratio * getattr(self, f"{product}_sum")) / (n - 1)
+        return math.sqrt(max(0.0, float(variance)) / n) / float(self.mean(under))
+
     @abstractmethod
     def update(self, vae: VAE, batch: Batch, elbo: ELBO, objective: Objective | None = None) -> None:
         """Takes in one block of examples."""

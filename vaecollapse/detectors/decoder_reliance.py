@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..batch import Batch
+from ..batch import Batch, are_tokens, counted
 from ..distributions.flows import can_rescale
 from ..elbo import ELBO, Objective, gaussian, noise
 from ..refusal import Refused, check_least
@@ -20,6 +20,9 @@ from .conditions import are_groups, derangements, from_neighbours, have_near, la
 NEIGHBOURS = (25, 5, 100)  # of a continuous condition; the first is the reading, the others whether it can be trusted
 CARRIED = 0.9
 INTERVENTIONS = {"prior": "z from the prior", "zero": "z at the prior's centre", "mean": "the mean z"}
+BY_TOKEN = {"gap": ("delta_shuffled", "another's z")} | {
+    name: (f"delta_{name}", what) for name, what in INTERVENTIONS.items()
+}
 
 
 class Exchange(NamedTuple):
@@ -85,7 +88,8 @@ class DecoderReliance(Detector):
     `interventions`: what the prior's z, its centre and the mean z cost, which explains and decides nothing, since a
     constant encoder pays for the prior's z too; `gap_share` = gap/(2[D(mean z) − D(own z)]), 1 for the linear VAE, not
     defined unless its denominator exceeds 3 standard errors; `gap_carriers`, the share of examples that carries 90 % of
-    a material gap (a unit that is on for few examples).
+    a material gap (a unit that is on for few examples). Of tokens also `delta_shuffled` (the gap), `delta_prior`,
+    `delta_zero`, `delta_mean`: the same per token.
     """
 
     def __init__(
@@ -115,7 +119,7 @@ class DecoderReliance(Detector):
         self.examples = examples
         self.known: dict[tuple[int, int, float], Tensor | None] = {}
         self.add_column("gap", "own", "rate", "between", "declared", "normalised", "product", *INTERVENTIONS)
-        self.add_column("noise", "spared")
+        self.add_column("noise", "spared", "tokens", *(f"{name}_tokens" for name in BY_TOKEN))
         self.add_column(*(f"among_{among}" for among in NEIGHBOURS[1:]))
         self.add_state("gaps", [], dist_reduce_fx="cat", persistent=True)
         self.add_state("alone", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
@@ -153,13 +157,18 @@ class DecoderReliance(Detector):
         if not self.interventions:
             return
         self.gaps.append(gap.detach())
+        costs = {"gap": gap}
         for among, orders in zip(NEIGHBOURS[1:], swap.others, strict=False):
             self.accumulate(f"among_{among}", cost(orders))
         for name, z in replacements(batch, elbo, swap.circle, self.seed).items():
-            excess = vae.distortion(part, z[rows]).double() - own
+            costs[name] = excess = vae.distortion(part, z[rows]).double() - own
             self.accumulate(name, excess)
             if name == "mean":
                 self.accumulate("product", gap * excess)
+        if are_tokens(part):
+            self.accumulate("tokens", tokens := counted(part).sum(1).double())
+            for name, more in costs.items():
+                self.accumulate(f"{name}_tokens", more * tokens)
 
     def between_examples(self, vae: VAE, batch: Batch, elbo: ELBO, first: int) -> Tensor | None:
         """The distance of two examples: of the data alone, so a probe's block is measured once."""
@@ -243,6 +252,7 @@ class DecoderReliance(Detector):
             for name, what in INTERVENTIONS.items()
             if self.count(name)
         ]
+        found += self.by_token()
         excess = float(self.mean("mean"))
         if excess > 3 * self.se("mean") and excess > 0:
             share = float(self.mean("gap")) / (2 * excess)
@@ -254,6 +264,16 @@ class DecoderReliance(Detector):
         gaps = torch.cat(list(self.gaps)) if isinstance(self.gaps, list) else self.gaps
         note = f"the smallest share of examples that carries {CARRIED:.0%} of the gap"
         return [*found, Finding("gap_carriers", carriers(gaps), None, n, note=note)]
+
+    def by_token(self) -> list[Finding]:
+        """What a token costs more, each token counting the same; nothing where there are none."""
+        tokens = self.mean("tokens")
+        return [
+            Finding(found, float(self.mean(name) / tokens), self.ratio_error(name, "tokens", f"{name}_tokens"),
+                    self.count(name), note=f"nats per token, {what}: explains, decides nothing")
+            for name, (found, what) in BY_TOKEN.items()
+            if self.count(f"{name}_tokens")
+        ]  # fmt: skip
 
     def share_error(self, share: float, excess: float) -> float:
         """Standard error of gap/(2·excess) by the delta method."""

@@ -28,6 +28,7 @@ from .scoring import condition_name, condition_of
 log = logging.getLogger(__name__)
 USUAL = {"prior": 16, "posterior": 16, "interpolate": 4, "traverse": 3}
 MEMBERS = 10
+TOLD = ("steps", "draws", "temperature", "tokens", "top_p")
 SAID_EVERY = 10.0  # seconds
 
 
@@ -50,7 +51,7 @@ def sample(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Sample
     writer = made("the samples", lambda: run_.data.writer(folder, cfg.format), Writer)
     with quiet(vae, run_.seed):
         limit = made("the samples", lambda: most(vae, held, cfg.mode))
-        asked = {key: cfg[key] for key in ("steps", "draws", "temperature", "tokens") if cfg[key] is not None}
+        asked = {key: cfg[key] for key in TOLD if cfg[key] is not None}
         of_members = isinstance(writer, EnsembleWriter) and cfg.mode in ("prior", "posterior")
         if of_members:
             n, total, more = members_of(cfg, held)
