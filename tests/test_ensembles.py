@@ -226,12 +226,13 @@ def test_a_torn_file_no_file_and_negative_rain_are_refused(tmp_path: Path) -> No
     given.to_netcdf(tmp_path / "theirs.nc", engine="h5netcdf")
     with pytest.raises(Refused, match="rain is never negative"):
         whole(Stored(tmp_path / "theirs.nc"))
-    given["tp"] = given["tp"].where(given["tp"] < 0, 1e20).assign_attrs(units="m day**-1")
+    given["tp"] = given["tp"].where(given["tp"] > 0.01, 1e20).assign_attrs(units="m day**-1")
     given.to_netcdf(tmp_path / "filled.nc", engine="h5netcdf")
     with pytest.raises(Refused, match=r"tp of .* is 1e\+23 mm somewhere: declare that as its _FillValue"):
         whole(Stored(tmp_path / "filled.nc"))
     foreign().to_zarr(tmp_path / "torn.zarr")
-    piece = max((path for path in (tmp_path / "torn.zarr" / "tp").rglob("*")), key=lambda path: path.stat().st_size)
+    pieces = [path for path in (tmp_path / "torn.zarr" / "tp").rglob("*") if path.is_file()]
+    piece = max(pieces, key=lambda path: path.stat().st_size)
     piece.write_bytes(piece.read_bytes()[:100])
     with pytest.raises(Refused, match=r"tp of .*torn\.zarr cannot be read to its end"):
         whole(Stored(tmp_path / "torn.zarr"))
