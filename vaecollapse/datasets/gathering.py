@@ -33,7 +33,7 @@ class Passed:
             each[start:stop] for each in (seen.wet, seen.missing, seen.complete, self.train)
         )
         used = train & (wet >= self.wet) & (missing == 0) & complete
-        for number in np.flatnonzero(used.any(0)):
+        for number in np.flatnonzero(used.any(0)).tolist():
             self.statistics.update(self.record.cut(frames, np.flatnonzero(used[:, number]), self.windows[number]))
 
     def finish(self, chosen: Chosen, seen: Seen) -> None:
