@@ -174,6 +174,12 @@ def test_anybodys_file_is_read_by_names_and_attributes(tmp_path: Path) -> None:
     stored = Stored(tmp_path / "theirs.nc")
     real, members = whole(stored)
     fields = 1000 * rain(4, 12, size=6, seed=4)
+    stored.close()
+    one_more = given.assign(tp=given.tp.expand_dims("height", 1)).rename(north="j")  # an axis of length 1
+    one_more["j"].attrs = {"standard_name": "latitude"}
+    one_more.to_netcdf(tmp_path / "also.nc", engine="h5netcdf")
+    also, made = whole(Stored(tmp_path / "also.nc"))
+    assert torch.equal(made, members) and torch.equal(also.area, real.area)
     assert torch.allclose(members, fields[1:], rtol=1e-5)
     assert torch.allclose(real.values, fields[0], rtol=1e-5)
     assert real.area[0, :, 0].tolist() == pytest.approx(np.cos(np.radians(np.linspace(60, 0, 6))).tolist())
@@ -204,6 +210,7 @@ def test_blocks_are_as_long_as_independence_needs(tmp_path: Path, times, freq, b
         (lambda d: d.assign(tp2=d.tp), "may have its members in tp or tp2: type variable=tp"),
         (lambda d: d.assign(tp=d.tp.assign_attrs(units="furlong")), "tp of"),
         (lambda d: d.assign(tp=d.tp.assign_attrs(units="mm/h")), "members of"),
+        (lambda d: d.assign_coords(day=d.day.where(d.day != d.day[3])), "without a time"),
     ],
 )
 def test_what_does_not_tell_is_refused_in_a_sentence(tmp_path: Path, change, words) -> None:
@@ -219,6 +226,16 @@ def test_a_torn_file_no_file_and_negative_rain_are_refused(tmp_path: Path) -> No
     given.to_netcdf(tmp_path / "theirs.nc", engine="h5netcdf")
     with pytest.raises(Refused, match="rain is never negative"):
         whole(Stored(tmp_path / "theirs.nc"))
+    given["tp"] = given["tp"].where(given["tp"] > 0.01, 1e20).assign_attrs(units="m day**-1")
+    given.to_netcdf(tmp_path / "filled.nc", engine="h5netcdf")
+    with pytest.raises(Refused, match=r"tp of .* is 1e\+23 mm somewhere: declare that as its _FillValue"):
+        whole(Stored(tmp_path / "filled.nc"))
+    foreign().to_zarr(tmp_path / "torn.zarr")
+    pieces = [path for path in (tmp_path / "torn.zarr" / "tp").rglob("*") if path.is_file()]
+    piece = max(pieces, key=lambda path: path.stat().st_size)
+    piece.write_bytes(piece.read_bytes()[:100])
+    with pytest.raises(Refused, match=r"tp of .*torn\.zarr cannot be read to its end"):
+        whole(Stored(tmp_path / "torn.zarr"))
     content = (tmp_path / "theirs.nc").read_bytes()
     (tmp_path / "torn.nc").write_bytes(content[: len(content) // 2])
     with pytest.raises(Refused, match=r"torn\.nc cannot be read as NetCDF"):

@@ -134,12 +134,13 @@ def path(
 
 
 class Held(NamedTuple):
-    """The held-out examples that conditions and codes are taken from: how many, the batch of some of them, and whether
-    the model is conditional."""
+    """The held-out examples that conditions and codes are taken from: how many, the batch of some of them, whether the
+    model is conditional, and whether a mask says where data can be, as of fields, and not how many there are."""
 
     count: int
     take: Callable[[Sequence[int]], Batch]
     conditional: bool = False
+    of_places: bool = False
 
     def block(self, start: int, ahead: int = 0) -> Batch:
         """`WIDTH` examples from `start`, around and around."""
@@ -176,9 +177,9 @@ def from_prior(
     show = Shown(vae, tokens, top_p)
     for start in starts(n, seed):
         context = held.conditions(start)
-        prior = vae.prior(context)
+        prior, mask = vae.prior(context), held.block(start).mask if held.of_places else None
         eps = temperature * noise(torch.arange(start, start + WIDTH), tuple(prior.event_shape), seed=seed, epoch=2)[0]
-        yield made(n, start, {"sample": show(draw(prior, eps), context)}, context)
+        yield made(n, start, {"sample": show(draw(prior, eps), context, mask)}, context)
 
 
 def from_posterior(

@@ -169,6 +169,26 @@ def test_area_means_are_exact_where_they_are_known() -> None:
     assert block_means(field, area, 90).item() == pytest.approx(0.5, abs=1e-12)
 
 
+ANGLES = {
+    "no units": lambda d: d,
+    "a standard name": lambda d: d.rename(lat="j", lon="i").assign_coords(
+        j=("j", LAT, {"standard_name": "latitude"}), i=("i", LON, {"standard_name": "longitude"})
+    ),
+    "another spelling": lambda d: d.assign_coords(lat=("lat", LAT, {"units": "Degrees_North"})),
+}
+
+
+@pytest.mark.parametrize("case", ANGLES)
+def test_latitude_is_an_angle_however_it_says_so(case: str, tmp_path: Path, data: PrecipitationData) -> None:
+    content = dataset().assign_coords(lat=("lat", LAT), lon=("lon", LON))
+    found = read(stored(tmp_path, ANGLES[case](content)))
+    np.testing.assert_array_equal(found.areas("train", 0), data.areas("train", 0))
+
+
+def test_cells_without_a_coordinate_are_alike(tmp_path: Path) -> None:
+    assert np.ptp(read(stored(tmp_path, dataset().drop_vars(["lat", "lon"]))).areas("train", 0)) == 0
+
+
 def test_an_example_can_be_put_back(data: PrecipitationData, plain: Path) -> None:
     with xarray.open_dataset(plain, engine="h5netcdf", decode_times=False) as file:
         for name in ("train", "test"):
@@ -257,6 +277,41 @@ def test_no_read_is_larger_than_a_chunk_and_a_visit_reads_its_crop(
     assert sizes == [64, 64]
 
 
+PASSES = {
+    "splits by equal blocks": ({"split": {"gap": 0}}, 1),
+    "by region": ({"split": {"by": "region", "gap": 0}, "crop": {"size": 4}}, 1),
+    "by year": ({"split": {"by": "year", "gap": 2}}, 1),
+    "shares of the rain": ({"split": {"gap": 2}}, 2),
+    "it fits": ({"split": {"gap": 0}, "cache_gib": 1.0}, 1),
+}
+
+
+@pytest.mark.parametrize("case", PASSES)
+def test_a_record_is_read_once_where_its_splits_do_not_follow_its_rain(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is read in, training's statistics are the same to the bit."""
+    monkeypatch.setattr(crops, "CELLS", 7 * 8 * 160)
+    narrow = dataset(days=20 * np.arange(TIMES)).isel(lat=slice(8))
+    wide = narrow.pad(lon=(0, 128), mode="wrap").assign_coords(lon=np.arange(160.0))
+    settings, passes = PASSES[case]
+    path, cells, box = stored(tmp_path, wide), [], Series._box
+    monkeypatch.setattr(Series, "_box", lambda *given: cells.append(box(*given).size) or box(*given))
+    lazy = read(path, **{"cache_gib": 0.0, **settings})
+    lazy.setup()
+    assert (passes - 1) * wide.pr.size < sum(cells) <= passes * wide.pr.size
+    held = read(path, **{**settings, "cache_gib": 1.0})
+    assert lazy.facts["transform"].hash == held.facts["transform"].hash
+    assert lazy.facts["p99"] == held.facts["p99"]
+
+
+def test_training_under_a_mask_waits_for_all_times(tmp_path: Path) -> None:
+    path = stored(tmp_path, dataset(holed([3, 4])))
+    lazy, held = (read(path, split={"gap": 0}, cache_gib=gib) for gib in (0.0, 1.0))
+    assert lazy.examples("train", 400).mask is not None
+    assert lazy.facts["transform"].hash == held.facts["transform"].hash
+
+
 # ---- masks and gaps
 
 
@@ -334,6 +389,16 @@ def test_predictors_lie_where_the_target_does(circle: bool, plain: Path, tmp_pat
         np.testing.assert_allclose(context[1], 10 * place.y[:, None] + place.x, rtol=1e-6)
 
 
+def test_a_day_with_two_fields_is_not_taken_for_two_days(tmp_path: Path) -> None:
+    """Of a daily record with one field more at noon, and predictors with one more on another day."""
+    target = dataset(days=[*range(6), 5.5, *range(6, TIMES - 1)])
+    path = str(stored(tmp_path, coarse(BLOCKS, days=np.array([*range(9), 8.5, *range(9, TIMES - 1)])), "coarse.nc"))
+    found = read(stored(tmp_path, target), predictors={"mode": "file", "path": path, "vars": ["psl"], "factor": FACTOR})
+    batch = found.examples("train", 10**6)
+    for position in range(len(batch.x)):
+        assert float(batch.context[position, 0, 0, 0]) // 1000 == found.place("train", position).time
+
+
 def test_blocks_may_begin_within_the_target() -> None:
     found = match(np.arange(20.0), np.array([-0.5, 3.5, 7.5, 11.5, 15.5, 19.5]), name="y", what="it")
     assert (found.positions.tolist(), found.factor, found.offset) == ([1, 2, 3, 4], 4, 2)
@@ -396,6 +461,8 @@ BAD = {
     "per cell": (lambda d: stored(d, dataset()), {"transform": {"scope": "per_cell"}}, ["dataset.crop.size=null"]),
     "fitted elsewhere": (lambda d: stored(d, dataset()), {"transform": {"fit_on": "all"}}, ["type train"]),
     "unknown key": (lambda d: stored(d, dataset()), {"crop": {"sise": 8}}, ["dataset.crop.sise", "size"]),
+    "no dates": (lambda d: stored(d, dataset().drop_vars("time")), {}, ["says no dates", "time has no coordinate"]),
+    "text": (lambda d: stored(d, dataset().assign(pr=lambda x: x.pr.astype(str))), {}, ["holds no numbers"]),
     "longitude with a hole": (lambda d: stored(d, dataset().isel(lon=[*range(4), *range(20, 32)])), {}, ["jumps from"]),
     "latitude in a zigzag": (lambda d: stored(d, dataset().isel(lat=[1, 0, *range(2, 24)])), {}, ["neither rises"]),
 }
@@ -413,6 +480,7 @@ PREDICTORS = {
     "no common time": (coarse(BLOCKS, days=1000 + np.arange(TIMES)), ["no time in common", "2001-01-01"]),
     "no whole blocks": (coarse(np.linspace(-12, 8, 7)), ["no whole blocks"]),
     "missing": (coarse(BLOCKS).where(False), ["with predictors missing"]),
+    "fill value": (coarse(BLOCKS).where(coarse(BLOCKS).time != 5, 1e20), ["psl", "1e+20", "_FillValue"]),
 }
 
 

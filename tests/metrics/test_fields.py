@@ -345,6 +345,7 @@ def test_flips_are_all_there_are_or_drawn_and_below_20_give_no_p() -> None:
     assert permutation_p(more.sum(1).abs()) == pytest.approx(1 / 32)
     many = sign_flips(torch.eye(40, dtype=torch.float64), permutations=99)
     assert many.shape == (100, 40) and len(many.unique(dim=0)) == 100
+    assert torch.equal(many[0], torch.ones(40).double()), "the first is the observed one"
 
 
 def test_the_error_is_over_blocks_and_not_over_cells() -> None:

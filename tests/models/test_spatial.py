@@ -19,6 +19,7 @@ from vaecollapse.nn.downscaling import by_block, conserved, on_grid
 from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import Constant
+from vaecollapse.sampling import Held, from_prior
 from vaecollapse.tasks.building import build_model
 
 SMALL = ["model=precip_cvae", "latent_dim=4", "capacity=2"]
@@ -98,6 +99,19 @@ def test_hard_layers_keep_the_mass_of_every_block_and_what_is_dry_dry(how) -> No
     torch.testing.assert_close(
         avg_pool2d(masked, FACTOR) / valid, avg_pool2d(batch.context, FACTOR), rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("how", ["add", "mult", "softmax"])
+def test_members_of_prior_mode_keep_the_mass_of_the_cells_that_have_data(how) -> None:
+    vae, batch = made(f"model.hard={how}")
+    mask = torch.rand(batch.x.shape, generator=torch.Generator().manual_seed(3)) < 0.7
+    masked = batch._replace(mask=mask)
+    held = Held(8, lambda rows: Batch(*(each[list(rows)] for each in masked)), True, of_places=True)
+    with torch.no_grad():
+        sample = torch.from_numpy(next(from_prior(vae, held, 8)).columns["sample"])
+    assert not sample[~mask].any() and batch.context is not None
+    means = avg_pool2d(sample, FACTOR) / avg_pool2d(mask.float(), FACTOR)
+    torch.testing.assert_close(means, avg_pool2d(batch.context, FACTOR), rtol=1e-5, atol=1e-5)
 
 
 def test_add_is_the_nearest_field_of_that_mass() -> None:

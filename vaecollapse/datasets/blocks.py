@@ -28,8 +28,7 @@ def dealt(
     middle: so only training gives up positions to the gaps.
     """
     length = len(weights)
-    count = min(MOST, length // max(1, least, 8 * gap))
-    if count >= FEWEST:
+    if count := equal_blocks(length, gap=gap, least=least):
         blocks = np.arange(length) * count // length
         return separated(blocks, gap=gap, validation=validation, test=test, seed=seed)
     ends = (1, 2) if np.random.default_rng(seed).random() < 0.5 else (2, 1)
@@ -37,6 +36,16 @@ def dealt(
     middles = (np.cumsum(weights) - weights / 2) / max(float(np.sum(weights)), 1e-9)
     blocks = np.where(middles < shares[ends[0]], ends[0], np.where(middles > 1 - shares[ends[1]], ends[1], 0))
     return Dealt(_apart(blocks, gap), blocks)
+
+
+def equal_blocks(length: int, *, gap: int, least: int) -> int:
+    """How many equal blocks `dealt` cuts an axis into; 0 where it is too short, and shares of weights decide.
+
+    >>> equal_blocks(1000, gap=5, least=1), equal_blocks(36, gap=5, least=1)
+    (25, 0)
+    """
+    count = min(MOST, length // max(1, least, 8 * gap))
+    return count if count >= FEWEST else 0
 
 
 def separated(blocks: Int[np.ndarray, " position"], *, gap: int, validation: float, test: float, seed: int) -> Dealt:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ..refusal import Refused
-from .blocks import SPLITS, Dealt, dealt, separated
+from .blocks import SPLITS, Dealt, dealt, equal_blocks, separated
 from .crops import Record, Seen, Window
 from .precipitation_options import Split
 
@@ -67,6 +67,28 @@ def choose(
     return chosen
 
 
+def planned(record: Record, windows: list[Window], split: Split, seed: int) -> Dealt | None:
+    """How crops will fall to the splits, where that does not depend on their rain; None where it does."""
+    if split.by == "time_block" and not equal_blocks(len(record.target), gap=split.gap, least=1):
+        return None
+    if split.by == "region":
+        along, strip = _strips(record, windows)
+        if not equal_blocks(int(strip.max()) + 1, gap=_whole_crops(record, along, split), least=4):
+            return None
+    return _deal(record, windows, np.ones((len(record.target), len(windows)), bool), split, seed)
+
+
+def _strips(record: Record, windows: list[Window]) -> tuple[int, Int[np.ndarray, " window"]]:
+    """The longer side, and the strip across it that each window lies in."""
+    along = int(record.area.shape[1] > record.area.shape[0])
+    return along, np.array([(window[along] - windows[0][along]) // record.sides[along] for window in windows])
+
+
+def _whole_crops(record: Record, along: int, split: Split) -> int:
+    """How many strips a gap leaves out."""
+    return -(-split.gap // record.sides[along])
+
+
 def _fates(record: Record, windows: list[Window], seen: Seen, wet: float) -> Int[np.ndarray, "time window"]:
     never = np.array([int(seen.never[record.cells(window)].sum()) for window in windows])
     size = int(np.prod(record.sides))
@@ -83,11 +105,9 @@ def _deal(
     """Of each moment and window its split, −1 in a gap, and its block. Regions are strips across the longer side."""
     plan: dict[str, Any] = dict(validation=split.val_fraction, test=split.test_fraction, seed=seed)
     if split.by == "region":
-        along = int(record.area.shape[1] > record.area.shape[0])
-        strip = np.array([(window[along] - windows[0][along]) // record.sides[along] for window in windows])
+        along, strip = _strips(record, windows)
         weights = np.bincount(strip, usable.sum(0))
-        gap = -(-split.gap // record.sides[along])  # whole crops are left out
-        strips = dealt(weights, gap=gap, least=4, **plan)
+        strips = dealt(weights, gap=_whole_crops(record, along, split), least=4, **plan)
         return Dealt(*(np.broadcast_to(each[strip], usable.shape) for each in strips))
     if split.by == "year":
         times = separated(np.array([stamp[0] for stamp in record.target.times.stamps]), gap=split.gap, **plan)

@@ -1,6 +1,6 @@
 """Windows of a record of rain fields with their condition, read from its files when they are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..batch import Batch
 from ..refusal import Refused
 from .clips import Vanished
 from .grids import Match, block_means, block_sums, repeated
-from .series import Series
+from .series import Series, check_declared
 
 CELLS = 2**22  # of the target read at a time
 HIGHEST = 5000.0  # mm an hour or a day: twice what was ever measured
@@ -116,6 +116,12 @@ class Record(NamedTuple):
         there = self.rows.positions[rows], self.columns.positions[columns]
         return np.stack([each.read(start, stop, *there) for each in self.predictors], 1)
 
+    def check(self, frames: Frames) -> None:
+        """Refused where these are no rain and predictors."""
+        _check_rain(frames.x, self)
+        for number, each in enumerate(self.predictors if frames.coarse is not None else ()):
+            check_declared(frames.coarse[:, number], f"{each.name} of {each.where}={each.paths[0]}")  # type: ignore
+
 
 class Seen(NamedTuple):
     """What one pass over a record finds, of each moment and window: the share of coarse cells that are wet, the mean in
@@ -128,18 +134,19 @@ class Seen(NamedTuple):
     never: Bool[np.ndarray, "height width"]
 
 
-def look_through(record: Record, windows: Sequence[Window], digest: Any, kept: dict[int, Frames] | None) -> Seen:
-    """Reads the record once, chunk by chunk, feeds what it reads to `digest`, and keeps it by its start where there is
-    room. Refused where it is no rain.
+def look_through(
+    record: Record, windows: Sequence[Window], digest: Any, met: Callable[[int, int, Frames, Seen], None]
+) -> Seen:
+    """Reads the record once, chunk by chunk, feeds what it reads to `digest`, and shows each chunk with what is seen
+    so far to `met`. Refused where it is no rain.
     """
     shape = len(record.target), len(windows)
     wet, mean, missing = np.zeros(shape, np.float32), np.full(shape, np.nan, np.float32), np.zeros(shape, np.int32)
     complete, never = np.ones(shape, bool), np.ones(record.area.shape, bool)
+    seen = Seen(wet, mean, missing, complete, never)
     for start, stop in record.chunks():
         frames = record.frames(start, stop)
-        _check_rain(frames.x, record)
-        if kept is not None:
-            kept[start] = frames
+        record.check(frames)
         for field in frames[:2]:
             if field is not None:
                 digest.update(np.ascontiguousarray(field).tobytes())
@@ -158,7 +165,8 @@ def look_through(record: Record, windows: Sequence[Window], digest: Any, kept: d
             if frames.coarse is not None:
                 rows, columns = record.blocks(window)
                 complete[here, number] = np.isfinite(frames.coarse[:, :, rows, columns]).all((1, 2, 3))
-    return Seen(wet, mean, missing, complete, never)
+        met(start, stop, frames, seen)
+    return seen
 
 
 def _check_rain(x: np.ndarray, record: Record) -> None:

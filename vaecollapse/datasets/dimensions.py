@@ -1,5 +1,6 @@
 """Which dimension of a file is what, by CF attributes or by its name."""
 
+from collections.abc import Mapping
 from typing import Any
 
 NAMES = {
@@ -15,6 +16,7 @@ ATTRIBUTES = {
     "y": {"standard_name": ("latitude", "projection_y_coordinate"), "axis": ("Y",), "units": ("degrees_north",)},
     "x": {"standard_name": ("longitude", "projection_x_coordinate"), "axis": ("X",), "units": ("degrees_east",)},
 }
+ANGLES = ("lat", "latitude", "rlat", "grid_latitude", "lon", "longitude", "rlon", "grid_longitude")
 
 
 def role(dataset: Any, dimension: str) -> str | None:
@@ -28,3 +30,13 @@ def role(dataset: Any, dimension: str) -> str | None:
         if any(said.get(key) in values for key, values in known.items()):
             return found
     return next((found for found, names in NAMES.items() if dimension.lower() in names), None)
+
+
+def is_angle(name: str, attributes: Mapping[str, Any]) -> bool:
+    """Whether a coordinate is an angle on a sphere: by its unit, or where it says none by what it is called.
+
+    >>> is_angle("j", {"units": "degree"}), is_angle("lat", {}), is_angle("lat", {"units": "1"}), is_angle("y", {})
+    (True, True, False, False)
+    """
+    unit, called = str(attributes.get("units", "")), str(attributes.get("standard_name", name))
+    return unit.lower().startswith("degree") or (not unit and called.lower() in ANGLES)

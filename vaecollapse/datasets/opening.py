@@ -109,8 +109,11 @@ def in_mm(series: Series, units: str) -> Rain:
 
 
 def join(target: Series, others: Sequence[Series]) -> None:
-    """Leaves the times that all have: the same date and clock, or the same date where all are daily."""
-    daily = all(each.times.step >= DAY for each in (target, *others))
+    """Leaves the times that all have: the same date and clock, or the same date where each has one field a day."""
+    daily = all(
+        each.times.step >= DAY and len({stamp[:3] for stamp in each.times.stamps}) == len(each)
+        for each in (target, *others)
+    )
     calendars = {each.times.calendar for each in (target, *others)}
     if "360_day" in calendars and len(calendars) > 1:
         raise Refused(f"the calendars {' and '.join(sorted(calendars))} share no days of the year; give one calendar")

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..batch import Batch
 from ..refusal import Refused
 from .base import Splits, check_fractions
 from .blocks import Effective, effective_size
-from .choosing import DRY, KEPT, Chosen, choose
-from .crops import Crops, Frames, Record, Seen, Window, look_through
+from .choosing import DRY, KEPT, Chosen, choose, planned
+from .crops import Crops, Record, Seen, Window, look_through
 from .fields import Facts, FieldData, HeldFields, Place, Statistics, check_transform
+from .gathering import Passed, read
 from .grids import Rain
 from .opening import open_record
 from .precipitation_options import Crop, Predictors, Split, Statics, Target, Transform, options
@@ -25,11 +25,13 @@ log = logging.getLogger(__name__)
 class PrecipitationData(FieldData):
     """Fields of `target` cut into crops, each with its condition; see `Target` and the others for what they take.
 
-    What crops are of a split, their statistics and which of them are used is settled in one pass over the record at
-    `setup`; after that a crop is read when it is visited, or, up to `cache_gib` for all of them, held in memory. Crops
-    are chosen by the rain of their *coarse* cells, which the model is given: so chosen, held-out truth and samples can
-    be compared. mask auto: cells without a value at any time are masked, and crops with cells that have one only
-    sometimes are left out; error: such crops are refused. Rain is never interpolated.
+    What crops are of a split, their statistics and which of them are used is settled at `setup`, in one pass over the
+    record. It takes another where the record exceeds `cache_gib` and its splits are shares of its rain (a short one),
+    cells of training have no value, or the crops that are used do fit. After that a crop is read when it is visited,
+    or, up to `cache_gib` for all of them, held in memory. Crops are chosen by the rain of their *coarse* cells, which
+    the model is given: so chosen, held-out truth and samples can be compared. mask auto: cells without a value at any
+    time are masked, and crops with cells that have one only sometimes are left out; error: such crops are refused. Rain
+    is never interpolated.
     """
 
     def __init__(
@@ -149,8 +151,9 @@ class PrecipitationData(FieldData):
         digest.update(record.fixed.tobytes())
         channels = len(record.predictors) / record.factor**2
         room = record.area.size * len(record.target) * 4 * (1 + channels) <= self.cache_gib * 2**30
-        kept: dict[int, Frames] = {}
-        seen = look_through(record, windows, digest, kept if room else None)
+        plan = None if room else planned(record, windows, self.split, self.seed)
+        passed = Passed(record, windows, self._statistics(record, rain), room, plan, self.crop.min_wet_fraction)
+        seen = look_through(record, windows, digest, passed)
         chosen = choose(
             record, windows, seen,
             wet=self.crop.min_wet_fraction, mask=self.mask, split=self.split, seed=self.seed,
@@ -160,7 +163,8 @@ class PrecipitationData(FieldData):
         record = record._replace(fixed=self._filled(record.fixed, seen))
         self._found = record, windows, chosen, effective, digest.hexdigest()
         masked = any(seen.never[record.cells(windows[number])].any() for number in chosen.windows)
-        return self._fitted(record, windows, chosen, rain, masked, kept)
+        passed.finish(chosen, seen)
+        return self._fitted(record, windows, chosen, rain, masked, passed)
 
     def _describe(self, chosen: Chosen, effective: Effective, rain: Rain) -> None:
         log.info("%d of %d crops are used, in %s", chosen.counts[KEPT], chosen.counts.sum(), rain.unit)
@@ -193,25 +197,30 @@ class PrecipitationData(FieldData):
         return np.nan_to_num(fixed)
 
     def _fitted(
-        self, record: Record, windows: list[Window], chosen: Chosen, rain: Rain, masked: bool, kept: dict[int, Frames]
+        self, record: Record, windows: list[Window], chosen: Chosen, rain: Rain, masked: bool, passed: Passed
     ) -> Splits:
         """The splits, held in memory where they fit, and the statistics of training."""
-        per_cell, logged = self.transform.scope == "per_cell", self.transform.name == "log1p_zscore"
-        if per_cell and len(chosen.windows) > 1:
+        if self.transform.scope == "per_cell" and len(chosen.windows) > 1:
             raise Refused(
                 "dataset.transform.scope=per_cell needs crops of one place; type dataset.crop.size=null for the whole "
                 "grid, or dataset.transform.scope=global"
             )
         names = [*(self.predictors.vars if record.predictors else [f"{self.target.var} coarse"])]
         names += self.statics.vars if self.statics.path else []
-        rainy = [logged and each for each in record.rainy] + [False] * len(record.fixed)
-        statistics = Statistics(log=logged, context_log=rainy, per_cell=per_cell, wet=rain.wet)
         stores = self._stores([len(each) for each in chosen.examples], len(names), record.sides, masked)
-        _read(record, windows, chosen.examples, statistics, stores, kept)
+        statistics = passed.statistics if passed.whole else self._statistics(record, rain)
+        if stores or not passed.whole:
+            read(record, windows, chosen.examples, None if passed.whole else statistics, stores, passed.frames)
         transform, p99 = statistics.transform(self.transform.std_floor), statistics.quantile(0.99)
         self._known = Facts(record.sides, record.factor, tuple(names), rain.unit, rain.wet, transform, p99)
         log.info("statistics of training: hash %s, P99 of wet cells %.4g %s", transform.hash[:12], p99, rain.unit)
         return Splits(*(stores or [Crops(record, windows, each, masked=masked) for each in chosen.examples]))
+
+    def _statistics(self, record: Record, rain: Rain) -> Statistics:
+        """Empty ones."""
+        per_cell, logged = self.transform.scope == "per_cell", self.transform.name == "log1p_zscore"
+        rainy = [logged and each for each in record.rainy] + [False] * len(record.fixed)
+        return Statistics(log=logged, context_log=rainy, per_cell=per_cell, wet=rain.wet)
 
     def _stores(self, counts: Sequence[int], channels: int, sides: tuple[int, int], masked: bool) -> list[HeldFields]:
         """Room for all crops; none where they are too many."""
@@ -225,33 +234,3 @@ class PrecipitationData(FieldData):
             )
             for count in counts
         ]
-
-
-def _read(
-    record: Record,
-    windows: Sequence[Window],
-    examples: Sequence[np.ndarray],
-    statistics: Statistics,
-    stores: Sequence[HeldFields],
-    kept: dict[int, Frames],
-) -> None:
-    """Reads training, and what is to be held, chunk by chunk, where it is not kept from before."""
-    for start, stop in record.chunks():
-        frames = None
-        for split, part in enumerate(examples[: len(stores) or 1]):
-            there = np.flatnonzero((part[:, 0] >= start) & (part[:, 0] < stop))
-            for number in np.unique(part[there, 1]):
-                frames = frames or kept.get(start) or record.frames(start, stop)
-                rows = there[part[there, 1] == number]
-                batch = record.cut(frames, part[rows, 0] - start, windows[number])
-                if split == 0:
-                    statistics.update(batch)
-                if stores:
-                    _keep(stores[split], rows, batch)
-
-
-def _keep(store: HeldFields, rows: np.ndarray, batch: Batch) -> None:
-    assert batch.context is not None
-    store.x[rows], store.context[rows] = batch.x, batch.context
-    if store.mask is not None and batch.mask is not None:
-        store.mask[rows] = batch.mask

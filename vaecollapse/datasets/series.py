@@ -13,10 +13,11 @@ from jaxtyping import Float, Float32, Int
 
 from ..refusal import Refused
 from ..writers.netcdf import INSTALL, xarray
-from .dimensions import NAMES, role
+from .dimensions import NAMES, is_angle, role
 
 log = logging.getLogger(__name__)
 
+FILLED = 1e15  # no field of nature is larger
 MOST_OPEN = 32  # files at a time
 JUMP = 3.0  # of the usual step between cells
 
@@ -136,7 +137,7 @@ class Axis(NamedTuple):
     @property
     def degrees(self) -> bool:
         """Whether its centres are angles on a sphere."""
-        return str(self.attributes.get("units", "")).startswith("degree")
+        return is_angle(self.name, self.attributes)
 
 
 def layout(dataset: Any, name: str, where: str, *, timed: bool) -> dict[str, str]:
@@ -144,6 +145,8 @@ def layout(dataset: Any, name: str, where: str, *, timed: bool) -> dict[str, str
     if name not in dataset.data_vars:
         there = ", ".join(map(str, dataset.data_vars)) or "none"
         raise Refused(f"{where} has no variable {name!r}; it has {there}")
+    if dataset.variables[name].dtype.kind not in "iuf":
+        raise Refused(f"{name} of {where} holds no numbers; name a variable that does")
     sizes = dataset.variables[name].sizes
     roles = {dimension: role(dataset, dimension) for dimension in sizes}
     found = {axis: dimension for dimension, axis in roles.items() if axis in ("time", "y", "x")}
@@ -153,6 +156,8 @@ def layout(dataset: Any, name: str, where: str, *, timed: bool) -> dict[str, str
                 f"{name} of {where} has the dimensions {', '.join(map(str, sizes))}, none of which is {axis}; name one "
                 f"{' or '.join(NAMES[axis][:3])}, or give its coordinate the attribute axis={axis.upper()!r}"
             )
+    if timed and found["time"] not in dataset.variables:
+        raise Refused(f"{where} says no dates: {found['time']} has no coordinate; give it one, with units and calendar")
     for dimension, size in sizes.items():
         if dimension not in found.values() and size > 1:
             raise Refused(f"{name} of {where} has {size} of {dimension}; select one of them and write that to a file")
@@ -162,7 +167,7 @@ def layout(dataset: Any, name: str, where: str, *, timed: bool) -> dict[str, str
 def axis_of(dataset: Any, dimension: str, size: int) -> Axis:
     """A dimension's coordinate, or the cells' numbers where it has none. Longitude goes on past 180° or 360°."""
     if dimension not in dataset.variables:
-        return Axis(dimension, np.arange(size, dtype=np.float64), {})
+        return Axis(dimension, np.arange(size, dtype=np.float64), {"units": "1"})
     variable = dataset.variables[dimension]
     centres = np.asarray(decoded(dimension, variable, variable.values), np.float64)
     axis = Axis(dimension, centres, dict(variable.attrs))
@@ -376,6 +381,12 @@ def runs(positions: np.ndarray) -> list[np.ndarray]:
     return np.split(positions, np.flatnonzero(steps != main) + 1)
 
 
+def check_declared(values: np.ndarray, what: str) -> None:
+    """Refused where what must stand for a missing value is not said to."""
+    if (filled := values[np.isfinite(values) & (np.abs(values) > FILLED)]).size:
+        raise Refused(f"{what} is {filled[0]:.4g} somewhere, as no field is; declare that as its _FillValue")
+
+
 def fixed_field(path: str | Path, name: str, where: str) -> tuple[np.ndarray, Axis, Axis]:
     """A field without time (or at its only moment), with its axes."""
     file = files_of(path, f"{where}.path")[0]
@@ -388,6 +399,7 @@ def fixed_field(path: str | Path, name: str, where: str) -> tuple[np.ndarray, Ax
         values = decoded(name, variable, variable.values).astype(np.float32)
     except Exception as error:
         raise unreadable(file, f"{where}.path", error) from error
+    check_declared(values, f"{name} of {where}.path={file}")
     kept = [dimension for dimension in variable.dims if dimension in (parts["y"], parts["x"])]
     values = values.reshape([variable.sizes[dimension] for dimension in kept])
     y, x = (axis_of(dataset, parts[axis], variable.sizes[parts[axis]]) for axis in ("y", "x"))

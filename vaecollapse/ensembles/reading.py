@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from ..datasets.dimensions import NAMES, role
+from ..datasets.dimensions import NAMES, is_angle, role
 from ..datasets.grids import rain_unit
 from ..metrics.fields import Fields
 from ..refusal import Refused
 from ..writers.netcdf import xarray
 
 TRUTHS = ("truth", "obs", "observed", "observation", "reference", "target", "analysis")
+MOST_RAIN = 1e6  # mm in a step, however long: no rain but what must stand for a missing value
 MEMORY_DAYS, STRETCHES, YEARS = 10.0, 10, 6  # weather is forgotten in about 5 days; 2^(YEARS − 1) exchanges give a p
 
 
@@ -29,7 +30,8 @@ class Stored:
 
     def __init__(self, path: Path | str, *, members: str | None = None, truth: str | None = None) -> None:
         self.path = Path(path)
-        self.dataset = _opened(self.path)
+        self.opened = file = _opened(self.path)
+        self.dataset = file.squeeze([d for d, size in file.sizes.items() if size == 1 and not role(file, str(d))])
         self.dims = {found: str(name) for name in self.dataset.dims if (found := role(self.dataset, str(name)))}
         if missing := [each for each in ("member", "time", "y", "x") if each not in self.dims]:
             raise Refused(
@@ -75,6 +77,8 @@ class Stored:
         """Since the first time; None where times are no dates."""
         times = self.dataset[self.dims["time"]].values if self.dims["time"] in self.dataset.variables else np.zeros(0)
         if np.issubdtype(times.dtype, np.datetime64):
+            if np.isnat(times).any():
+                raise Refused(f"{self.path} has fields without a time: give each its own")
             return (times - times[0]) / np.timedelta64(1, "s")
         dated = times.dtype == object and len(times) > 0
         return np.array([(each - times[0]).total_seconds() for each in times]) if dated else None
@@ -143,8 +147,9 @@ class Stored:
         ]
         try:
             values = found.transpose(*order).values.astype(np.float32) * np.float32(factor)
-        except OSError as error:
-            raise Refused(f"{self.path} cannot be read to its end ({error}): copy it again") from error
+        except Exception as error:  # each kind of file, and of compression, has its own
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise Refused(f"{name} of {self.path} cannot be read to its end ({said}): copy it again") from error
         lead = [0] * (self.dims["member"] not in found.dims) + [1] * ("window" not in self.dims)
         for axis in lead:
             values = np.expand_dims(values, axis)
@@ -154,6 +159,8 @@ class Stored:
                 f"{name} of {self.path} is {values[below].min():.3g} mm at its least, and rain is never negative: "
                 "give mm, without logarithm or standardisation"
             )
+        if (filled := values[values > MOST_RAIN]).size:
+            raise Refused(f"{name} of {self.path} is {filled[0]:.3g} mm somewhere: declare that as its _FillValue")
         values[below] = 0
         return torch.from_numpy(values)
 
@@ -161,9 +168,7 @@ class Stored:
         """Of the cells, as cos φ; None where y is no latitude."""
         y, windows = self.dims["y"], self.dims.get("window")
         fitting = [c for c in self.dataset.coords.values() if y in c.dims and set(c.dims) <= {y, windows}]
-        latitude = [c for c in fitting if str(c.attrs.get("units", "")).lower() in ("degrees_north", "degree_north")]
-        latitude = latitude or [c for c in fitting if str(c.name).lower() in ("lat", "latitude")]
-        if not latitude:
+        if not (latitude := [c for c in fitting if is_angle(str(c.name), c.attrs)]):
             return None
         (found, *_) = latitude
         phi = np.radians(found.transpose(windows, y).values if windows in found.dims else found.values[None])
@@ -172,7 +177,7 @@ class Stored:
         return torch.from_numpy(rows.astype(np.float32).repeat(width, 2))
 
     def close(self) -> None:
-        self.dataset.close()
+        self.opened.close()
 
 
 def _opened(path: Path) -> Any:

@@ -102,7 +102,8 @@ def held_of(run: Opened, split: str) -> Held:
         return collate([dataset[position] for position in positions]).like(run.module)
 
     example = collate([run.data.splits.train[0]])
-    return Held(len(dataset), take, run.module.vae.condition(example) is not None)
+    conditional = run.module.vae.condition(example) is not None
+    return Held(len(dataset), take, conditional, of_places=isinstance(run.data, FieldData))
 
 
 def count_of(asked: int | None, mode: str, limit: int | None) -> int:

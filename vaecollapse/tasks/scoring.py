@@ -68,19 +68,19 @@ class Drawn:
         self.module, self.data, self.split, self.positions, self.seed = module, data, split, list(positions), seed
         self.count, self.mode, self.temperature = count, mode, temperature
 
-    def codes(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """z of each member, with the noise that `vaecollapse-sample` gives it, and the mask it is decoded under."""
+    def codes(self, batch: Batch) -> Iterator[Tensor]:
+        """z of each member, with the noise that `vaecollapse-sample` gives it."""
         vae, place = self.module.vae, batch.positions().cpu()
         if self.mode == "posterior":
             law = vae.encode(batch.x, batch.context, batch.mask)
             unit = tuple(law.event_shape)
             for eps in noise(place, unit, draws=self.count, seed=self.seed, epoch=8):
-                yield draw(law, self.temperature * eps), batch.mask
+                yield draw(law, self.temperature * eps)
             return
         law, size = vae.prior(batch.context), len(getattr(self.data.splits, self.split))
         for member in range(self.count):
             eps = noise(member * size + place, tuple(law.event_shape), seed=self.seed, epoch=2)[0]
-            yield draw(law, self.temperature * eps), None
+            yield draw(law, self.temperature * eps)
 
     def parts(self, times: int = 64) -> Iterator[tuple[Fields, Float[Tensor, "members n height width"]]]:
         vae, show = self.module.vae, Shown(self.module.vae)
@@ -90,7 +90,7 @@ class Drawn:
             one = collate([dataset[row] for row in rows])
             batch = one.like(self.module)
             with quiet(vae, self.seed + start):
-                members = [show(z, batch.context, mask)[:, 0].float().cpu() for z, mask in self.codes(batch)]
+                members = [show(z, batch.context, batch.mask)[:, 0].float().cpu() for z in self.codes(batch)]
             own = [(self.data.block(self.split, row), self.data.place(self.split, row).window) for row in rows]
             block, place = (torch.tensor(each) for each in zip(*own, strict=True))
             area = torch.from_numpy(np.stack([self.data.areas(self.split, row) for row in rows])).float()
