@@ -74,12 +74,8 @@ def test_a_panel_starts_at_zero_and_its_bar_lies_at_the_mean() -> None:
 def test_a_cell_of_a_map_has_its_own_verdict_and_numbers() -> None:
     plan = list(product((1, 2), (4, 16), (0.0, 0.5)))
     words = ["healthy", "posterior_collapse"]
-    runs = {
-        f"capacity={c} latent_dim={k} warmup={w}": [
-            planted(verdict=words[(c + k // 4 + int(2 * w)) % 2], gap=c * k + w)
-        ]
-        for c, k, w in plan
-    }
+    of = {(c, k, w): planted(verdict=words[(c + k + int(2 * w)) % 3 > 0], gap=c * k + w) for c, k, w in plan}
+    runs = {f"capacity={c} latent_dim={k} warmup={w}": [of[c, k, w]] for c, k, w in plan}
     svg = pictures.maps("", runs, "capacity", "latent_dim", "warmup", {"gap": "z"})
     assert {each.verdict for each in of.values()} == set(words)
     cells = re.findall(r'<rect x="(\S+)" y="(\S+)" [^>]*><title>(\w+)</title></rect>\n.*\n<text[^>]*>z (\S+)<', svg)
