@@ -12,7 +12,16 @@ from vaecollapse.prescriptions import STATES
 from vaecollapse.refusal import Refused
 
 CONF = config.folder()
-SWEEPS = ["precip_augmentation", "precip_grid", "remedies", "text_hypotheses", "text_units"]
+SWEEPS = [
+    "audio_capacity",
+    "audio_flows",
+    "audio_pooling",
+    "precip_augmentation",
+    "precip_grid",
+    "remedies",
+    "text_hypotheses",
+    "text_units",
+]
 CASES = [name for name in config.options([CONF])["experiment"] if name not in SWEEPS]
 EXPECTED = {"case_a": "posterior_collapse", "case_b": "inconclusive", "case_d": "posterior_collapse",
             "case_e": "posterior_collapse", "case_f": "prior_hole", "precip_v3": "inconclusive",
