@@ -127,7 +127,7 @@ def points(runs: Mapping[str, Sequence[Trial]]) -> list[str]:
 
 def contrasts(runs: Mapping[str, Sequence[Trial]], names: Mapping[str, str]) -> list[str]:
     """For each knob its largest value against its smallest, paired over the points (and seeds) that differ in nothing
-    else, with the 95 % interval over these pairs."""
+    else, with the 95 % interval over these pairs; bold only over several seeds, whose own spread one does not show."""
     of = {(frozenset(label.split()), each.seed): each for label, trials in runs.items() for each in trials}
     knobs: dict[str, set[str]] = {}
     for part in (part for label in runs for part in label.split()):
@@ -139,7 +139,11 @@ def contrasts(runs: Mapping[str, Sequence[Trial]], names: Mapping[str, str]) -> 
         pairs = [(a.readings, b.readings) for a, b in twins if b]
         found = {name: difference([(a[name], b[name]) for a, b in pairs if name in a and name in b]) for name in names}
         said = [f"{d.mean:+.3g} ± {(d.high - d.low) / 2:.2g}" for d in found.values()]
-        bold = [f"**{each}**" if d.settled else each for each, d in zip(said, found.values(), strict=True)]
+        seeds = {seed for _, seed in of}
+        bold = [
+            f"**{each}**" if d.settled and len(seeds) > 1 else each
+            for each, d in zip(said, found.values(), strict=True)
+        ]
         lines.append([f"{high} against {low.partition('=')[2]}", str(len(pairs)), *bold])
     return markdown(["", "pairs", *names.values()], lines)
 

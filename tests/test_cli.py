@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from vaecollapse import __version__, cli, config
+from vaecollapse.__main__ import main
 from vaecollapse.refusal import Refused
 
 HEAVY = ("torch", "lightning", "torchmetrics", "wandb", "zuko", "numpy", "scipy")
@@ -362,3 +363,16 @@ def test_ones_own_package_beside_the_command_is_importable(here, tmp_path):
 
     assert here("model=custom", "model._target_=my_own_vae.MyVAE", "+model.width=3", work=work) == 0
     assert built == [3]
+
+
+def test_a_rank_that_lightning_starts_by_the_module_trains_and_a_person_is_told_the_verbs(monkeypatch, capsys) -> None:
+    """Lightning repeats `python -m vaecollapse` with what stands after the verb."""
+    started = []
+    monkeypatch.setattr(cli, "train", lambda: started.append(sys.argv[1:]) or 0)
+    monkeypatch.setattr(sys, "argv", ["vaecollapse", "model=linear"])
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert main() == 2
+    assert "usage: python -m vaecollapse {train|" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main() == 0
+    assert started == [["model=linear"]]

@@ -46,8 +46,8 @@ def test_work_that_raises_or_leaves_is_an_end_too(capfd) -> None:
 
 
 def wait_and_note(file: Path) -> Said:
-    file.write_text("here")
     try:
+        file.write_text("here")
         time.sleep(30)
     except KeyboardInterrupt:
         file.write_text("interrupted")
@@ -62,10 +62,14 @@ def test_an_interruption_reaches_the_work_once_and_is_raised_again(tmp_path) -> 
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        apart(partial(wait_and_note, file))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            apart(partial(wait_and_note, file))
+    finally:
+        signal.signal(signal.SIGINT, heard)
     thread.join()
     assert file.read_text() == "interrupted"
 

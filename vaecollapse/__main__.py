@@ -1,5 +1,6 @@
 """`python -m vaecollapse train …`: the same as `vaecollapse-train …`, and so for every verb."""
 
+import os
 import sys
 
 from . import cli
@@ -18,6 +19,8 @@ def main() -> int:
     verb = sys.argv[1] if len(sys.argv) > 1 else None
     if verb in ("--version", "--help", "-h"):
         return cli.train()
+    if verb not in VERBS and "LOCAL_RANK" in os.environ:
+        return cli.train()  # Lightning starts the other ranks by this module and the words after the verb
     if verb not in VERBS:
         print(f"usage: python -m vaecollapse {{{'|'.join(VERBS)}}} …", file=sys.stderr)
         return 2
