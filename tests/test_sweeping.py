@@ -180,6 +180,23 @@ def test_a_sweep_goes_on_with_its_own_command_or_the_one_typed(tmp_path) -> None
 
 
 @pytest.mark.parametrize(
+    ("typed", "goes_on"),
+    [
+        (["hydra/launcher=joblib"], ["-m", "beta=1,2", "fail_on=[diverged]", "-cd", "hydra/launcher=joblib"]),
+        (["trust=[mine]", "fail_on=[]"], ["-m", "beta=1,2", "-cd", "trust=[mine]", "fail_on=[]"]),
+        (["-m", "--config-dir", "two=2"], ["beta=1,2", "fail_on=[diverged]", "-m", "--config-dir=two=2"]),
+        (["max_epochs=9"], ["-m", "max_epochs=9"]),
+        (["hydra.sweeper.params.seed=1,2"], ["-m", "hydra.sweeper.params.seed=1,2"]),
+    ],
+)
+def test_words_on_how_a_sweep_is_run_join_its_own_command_and_others_are_another_grid(tmp_path, typed, goes_on) -> None:
+    own = ["-m", "beta=1,2", "fail_on=[diverged]", "-cd", "conf2"]
+    Run(tmp_path).write(sweeping.PLAN, {"command": own, "jobs": 2})
+    there = [line.replace("-cd", "--config-dir=conf2") for line in goes_on]
+    assert sweeping.taken_up([*typed, f"sweep.resume={tmp_path}"]) == [*there, f"hydra.sweep.dir='{tmp_path}'"]
+
+
+@pytest.mark.parametrize(
     ("name", "typed", "why"),
     [
         ("nowhere", [], "holds no sweep"),

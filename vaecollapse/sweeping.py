@@ -25,12 +25,13 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from .apart import Said
 from .files import read_object
 from .refusal import Refused
-from .resuming import has_begun, path_of, quoted
+from .resuming import FREE, has_begun, key, path_of, quoted, words
 from .run import Run, first_process
 from .search import Search, best_selection, reading
 
 log = logging.getLogger(__name__)
 PLAN, ENDED = "sweep.json", "job.json"  # of a sweep: its command line; of each job: what became of it
+OF_A_RUN = {*FREE} - {"max_epochs"}  # what a job may be told that leaves it the same job
 # of Hydra's own settings those that say how a sweep is run, and not what a job of it is
 OF_SWEEPS = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launcher")
 
@@ -184,23 +185,33 @@ def finished(place: Path) -> bool:
 
 def taken_up(argv: Sequence[str]) -> list[str]:
     """The command line that goes on with the sweep named by `sweep.resume=DIR`, or `argv` where there is none: that
-    sweep's own, unless a sweep is typed beside it. Raises Refused where DIR holds no sweep."""
-    asked = [line for line in argv if line.lstrip("+").startswith("sweep.resume=")]
+    sweep's own with what is typed of how it is run, or the grid typed beside it. Raises Refused where DIR holds no
+    sweep."""
+    said = words(argv)
+    asked = [line for line in said if line.lstrip("+").startswith("sweep.resume=")]
     if not asked or asked[-1].partition("=")[2] in ("", "null"):
         return list(argv)
     directory = Path(os.path.expanduser(asked[-1].partition("=")[2].strip("'\"")))
     if not directory.is_dir() or not (places(directory) or (directory / PLAN).is_file()):
         raise Refused(f"sweep.resume={directory} holds no sweep: give the directory of one, outputs/multirun/<time>")
-    typed = [line for line in argv if line not in asked]
-    own = typed or read_object(directory / PLAN).get("command")
+    typed = [line for line in said if line not in asked]
+    own = typed if any(map(of_a_grid, typed)) else read_object(directory / PLAN).get("command")
     if not own or not all(isinstance(line, str) for line in own):
         raise Refused(f"{directory}/{PLAN} names no command: type the sweep again beside sweep.resume={directory}")
     if any(line.startswith("hydra.sweep.dir=") for line in typed):
         raise Refused("sweep.resume goes on in its own directory: leave hydra.sweep.dir out")
     Watch.taken_up = True
-    kept = [line for line in own if not line.startswith(("hydra.sweep.dir=", "sweep.resume="))]
+    replaced = {"hydra.sweep.dir", "sweep.resume", *map(path_of, typed)}
+    kept = [*(line for line in words(own) if path_of(line) not in replaced), *typed]
     multirun = [] if {"-m", "--multirun"} & set(kept) else ["-m"]
     return [*multirun, *kept, f"hydra.sweep.dir={quoted(directory.absolute())}"]
+
+
+def of_a_grid(line: str) -> bool:
+    """Does this word say what the jobs are, and not only how they are run?"""
+    if line.startswith("-"):
+        return False
+    return key(line) not in (*OF_A_RUN, "hydra") or path_of(line).startswith("hydra.sweeper.params")
 
 
 def plan_of(place: Path) -> str | None:
