@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from vaecollapse import cli, sweeping
 from vaecollapse.apart import Said, apart
 from vaecollapse.refusal import Refused
+from vaecollapse.resuming import replayed
 from vaecollapse.run import Run
 from vaecollapse.search import Search, best_selection
 from vaecollapse.sweeping import Job
@@ -117,6 +118,29 @@ def test_a_job_belongs_where_its_plan_is(tmp_path) -> None:
     other = OmegaConf.create({"beta": 2, "at": str(tmp_path / "0")})
     assert sweeping.place_for(other, tmp_path / "0").name == "4", "another's directory: the next number"
     assert (tmp_path / "4").is_dir(), "which is taken at once"
+
+
+def test_what_changes_no_number_and_a_moved_sweep_leave_a_run_the_same(tmp_path) -> None:
+    ran = {"beta": 1, "trust": [], "probe": False, "trainer": {"devices": 1}, "fail_on": [], "report": True,
+           "preflight": "run", "search": {"penalty": 1.0}, "sweep": {"resume": None}, "resume": None}  # fmt: skip
+    now = {**ran, "trust": ["mine"], "probe": True, "fail_on": ["diverged"], "report": False, "preflight": "only",
+           "search": {"penalty": 2.0}, "sweep": {"resume": "here"}, "resume": "there"}  # fmt: skip
+    here, there = ({"logger": {"csv": {"directory": f"/{place}/0"}}} for place in ("now", "old"))
+    planted(tmp_path, "0", OmegaConf.to_yaml(OmegaConf.create({**ran, **there})), **DONE)
+
+    def place(**changed) -> str:
+        return sweeping.place_for(OmegaConf.create({**now, **here, **changed}), tmp_path / "0").name
+
+    assert place() == "0"
+    assert (place(beta=2), place(trainer={"devices": 2})) == ("1", "2"), "what counts is compared"
+
+
+def test_a_job_that_has_begun_goes_on_with_its_flags_and_what_may_change(tmp_path) -> None:
+    task = ["beta=2", "trust=[mine]", "max_epochs=3", "++fail_on=[diverged]"]
+    found = sweeping.line_of(None, task, ["-m", "-cd", "conf2", *task], planted(tmp_path, "0"))
+    assert found == ["--config-dir=conf2", "trust=[mine]", "++fail_on=[diverged]", f"resume='{tmp_path / '0'}'"]
+    (tmp_path / "0" / "overrides.txt").write_text("beta=2\nmax_epochs=3\nfail_on=[]\n")
+    assert replayed(found)[:3] == ["beta=2", "max_epochs=3", "--config-dir=conf2"], "which is a line that goes on"
 
 
 def test_what_became_of_a_job_comes_from_its_directory(tmp_path) -> None:

@@ -20,9 +20,12 @@ def words(argv: Sequence[str]) -> list[str]:
     """A command line, each flag and its value as one word: `--config-dir=conf2` of `-cd conf2`."""
     found, rest = [], iter(argv)
     for word in rest:
-        name = PAIRED.get(word, word)
-        value = next(rest, None) if name in PAIRED.values() else None
-        found.append(word if value is None else f"{name}={value}")
+        name, given, value = word.partition("=")
+        name = PAIRED.get(name, name)
+        known = name in PAIRED.values()
+        if known and not given:
+            value = next(rest, None)
+        found.append(f"{name}={value}" if known and value is not None else word)
     return found
 
 

@@ -10,9 +10,10 @@ import itertools
 import logging
 import math
 import os
+import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from .search import Search, best_selection, reading
 log = logging.getLogger(__name__)
 PLAN, ENDED = "sweep.json", "job.json"  # of a sweep: its command line; of each job: what became of it
 OF_A_RUN = {*FREE} - {"max_epochs"}  # what a job may be told that leaves it the same job
+SILENT = OF_A_RUN - {"trainer"} | {"search", "sweep", "resume"}  # the keys that change no number
 # of Hydra's own settings those that say how a sweep is run, and not what a job of it is
 OF_SWEEPS = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launcher")
 
@@ -215,19 +217,26 @@ def of_a_grid(line: str) -> bool:
 
 
 def plan_of(place: Path) -> str | None:
-    """A run's resolved configuration, whatever its directory is."""
+    """What a run's resolved configuration says of its numbers, whatever its directory is."""
     try:
         text = (place / "config.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
-    return text.replace(str(place.absolute()), "{}")
+    return counting(text, place)
+
+
+def counting(text: str, place: Path) -> str:
+    """A configuration without the blocks that change no number, and without its own directory."""
+    blocks = re.split(r"(?m)^(?=[^\s-])", text)
+    kept = "".join(block for block in blocks if block.partition(":")[0] not in SILENT)
+    return kept.replace(str(place.absolute()), "{}")
 
 
 def place_for(cfg: DictConfig, directory: Path) -> Path:
     """Where a job of a sweep belongs: with the run of the same resolved configuration where the sweep has one (the one
     that is finished first), else in its own directory, or the next number's where that is another's."""
     sweep = directory.parent
-    wanted = OmegaConf.to_yaml(cfg, resolve=True).replace(str(directory.absolute()), "{}")
+    wanted = counting(OmegaConf.to_yaml(cfg, resolve=True), directory)
     alike = [place for place in places(sweep) if plan_of(place) == wanted]
     if alike:
         return max(alike, key=lambda place: (finished(place), has_begun(place)))
@@ -262,19 +271,14 @@ def line_of(context: Any, task: Sequence[str], argv: Sequence[str], directory: P
     """The command line of one job, of which `task` was typed, run alone in this directory; where it has begun there,
     it goes on."""
     if (directory / "config.yaml").exists():
-        return [f"resume={quoted(directory)}"]
+        return [*flags(argv), *(line for line in task if key(line) in OF_A_RUN), f"resume={quoted(directory)}"]
     hydras = [str(line) for line in context.overrides.hydra if not str(line).lstrip("+~").startswith(OF_SWEEPS)]
     return [*flags(argv), *task, *hydras, "hydra.mode=RUN", f"hydra.run.dir={quoted(directory)}"]
 
 
-def flags(argv: Sequence[str]) -> Iterator[str]:
-    """The flags that say where configurations lie, with what follows them."""
-    takes = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
-    for position, word in enumerate(argv):
-        if word in takes:
-            yield from argv[position : position + 2]
-        elif word.startswith(tuple(f"{name}=" for name in takes if name.startswith("--"))):
-            yield word
+def flags(argv: Sequence[str]) -> list[str]:
+    """The flags that say where configurations lie, each with its value."""
+    return [word for word in words(argv) if word.startswith(("--config-dir=", "--config-path=", "--config-name="))]
 
 
 # ---- what a job comes to
