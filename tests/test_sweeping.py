@@ -13,9 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from vaecollapse import cli, sweeping
+from vaecollapse import cli, config, sweeping
 from vaecollapse.apart import Said, apart
 from vaecollapse.refusal import Refused
 from vaecollapse.resuming import replayed
@@ -235,6 +237,41 @@ def test_what_is_no_sweep_cannot_go_on(tmp_path, name, typed, why) -> None:
         sweeping.taken_up([*typed, f"sweep.resume={tmp_path / name}"])
 
 
+def refused_sweep(directory: Path, *reasons: str) -> Path:
+    """As one is left whose jobs were all refused, in processes that nobody reads."""
+    Run(directory).write(sweeping.PLAN, {"command": ["-m"], "jobs": len(reasons)})
+    for number, reason in enumerate(reasons):
+        sweeping.note(directory / str(number), Job(number, (), str(number), "refused", 1, reason))
+    return directory
+
+
+def test_a_sweep_that_is_refused_altogether_says_why_once_and_leaves_nothing(tmp_path, capsys) -> None:
+    session = cli.TrainSession([])
+    session.said.add("seen")  # by a job of this process
+    assert session.told(refused_sweep(tmp_path / "all", "no", "no", "seen"), 0) == cli.FAILED
+    assert capsys.readouterr().err == f"{cli.NAME}: jobs 0, 1: no\n"
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(("code", "ends", "says"), [(0, 1, "no job"), (130, 130, ""), (1, 1, "")])
+def test_a_sweep_without_a_job_is_no_success(tmp_path, capsys, code: int, ends: int, says: str) -> None:
+    assert cli.TrainSession([]).told(refused_sweep(tmp_path / "none"), code) == ends
+    said = capsys.readouterr().err
+    assert says in said and bool(says) == bool(said)
+
+
+def test_only_numbers_are_jobs(tmp_path) -> None:
+    for name in ("0", "3-2", "2026-11-22_02-46-00-123456", "12_old", "b1"):
+        (tmp_path / name).mkdir()
+    assert sorted(place.name for place in sweeping.places(tmp_path)) == ["0", "3-2"]
+
+
+@pytest.mark.parametrize("typed", [["-m", "beta=1,2"], ["sweep.resume=outputs"]])
+def test_the_jobs_of_a_sweep_keep_their_numbers_for_names(typed: list[str]) -> None:
+    with pytest.raises(Refused, match="numbers"):
+        sweeping.taken_up([*typed, "hydra.sweep.subdir=b${beta}"])
+
+
 # ---- a search
 
 
@@ -434,6 +471,35 @@ def test_a_search_minimises_under_its_constraint_and_goes_on(sweep: Sweep) -> No
 
 
 # ---- launchers
+
+
+@pytest.fixture
+def hydras():
+    """Hydra's settings of a job, as they are in its process."""
+    config.register()
+    with initialize_config_dir(str(config.folder()), version_base="1.3"):
+        cfg = compose("train", ["regularizer=beta", "hydra.job.num=0"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    yield HydraConfig.get()
+    HydraConfig.instance().cfg = None
+
+
+def test_a_job_in_another_process_knows_the_line_of_its_sweep(hydras, tmp_path, monkeypatch) -> None:
+    """submitit's have another sys.argv."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    line = ["-m", "--config-dir", "conf2", "regularizer=choice(beta)", "free_bits=0.3"]
+    session = cli.TrainSession(line)
+    monkeypatch.setattr(sys, "argv", ["train", *line])
+    monkeypatch.setattr(cli.TrainSession, "run", lambda self, main: 0)
+    assert session.command() == 0
+    there = cloudpickle.loads(cloudpickle.dumps(session))
+    monkeypatch.setattr(sys, "argv", ["_submit.py", "folder"])
+    assert there.sweeps_a_group(), "a knob without effect is then no refusal"
+    lines = []
+    monkeypatch.setattr(sweeping, "line_of", lambda context, task, argv, place: lines.extend(argv))
+    monkeypatch.setattr("vaecollapse.apart.apart", lambda work: Said(1, "no"))
+    there.carried_out(hydras, tmp_path / "0")
+    assert sweeping.flags(lines) == ["--config-dir=conf2"]
 
 
 TINY = ["model=linear", "max_epochs=1", "dataset.examples=256", "trainer.accelerator=cpu",

@@ -149,7 +149,7 @@ def places(directory: Path) -> list[Path]:
     """The jobs' directories."""
     if not directory.is_dir():
         return []
-    return [path for path in directory.iterdir() if path.is_dir() and path.name.partition("-")[0].isdigit()]
+    return [path for path in directory.iterdir() if path.is_dir() and re.fullmatch(r"[0-9]+(-[0-9]+)?", path.name)]
 
 
 def number_of(place: Path) -> int:
@@ -190,6 +190,8 @@ def taken_up(argv: Sequence[str]) -> list[str]:
     sweep's own with what is typed of how it is run, or the grid typed beside it. Raises Refused where DIR holds no
     sweep."""
     said = words(argv)
+    if named := [line for line in said if path_of(line) == "hydra.sweep.subdir"]:
+        raise Refused(f"{named[0]}: the jobs of a sweep have their numbers for names: leave it out")
     asked = [line for line in said if line.lstrip("+").startswith("sweep.resume=")]
     if not asked or asked[-1].partition("=")[2] in ("", "null"):
         return list(argv)
@@ -242,7 +244,7 @@ def place_for(cfg: DictConfig, directory: Path) -> Path:
         return max(alike, key=lambda place: (finished(place), has_begun(place)))
     if not (directory / "config.yaml").exists():
         return directory
-    taken = max(map(number_of, places(sweep)))
+    taken = max(map(number_of, places(sweep)), default=-1)
     return next(place for number in itertools.count(taken + 1) if made(place := sweep / str(number)))
 
 
