@@ -1,6 +1,7 @@
 """Sweeps: jobs that end alone, the table of what became of them, going on, and what a search is told."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from vaecollapse import cli, config, sweeping
-from vaecollapse.apart import Said, apart
+from vaecollapse.apart import Said, _pass_on, apart
 from vaecollapse.refusal import Refused
 from vaecollapse.resuming import replayed
 from vaecollapse.run import Run
@@ -71,6 +72,14 @@ def test_an_interruption_reaches_the_work_once_and_is_raised_again(tmp_path) -> 
         apart(partial(wait_and_note, file))
     thread.join()
     assert file.read_text() == "interrupted"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="work is a fork on Linux alone")
+def test_an_interruption_reaches_work_that_leads_no_group_yet() -> None:
+    process = multiprocessing.get_context("fork").Process(target=signal.pause)
+    process.start()
+    _pass_on(process, signal.SIGKILL)
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
@@ -323,6 +332,9 @@ def test_what_breaks_a_constraint_is_penalised_and_said(tmp_path, run, objective
 
 def test_the_best_selection_is_the_smallest_that_was_logged(tmp_path) -> None:
     assert best_selection(run_of(tmp_path)) == 12.0
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"val/sel\n\xff[1]\n{"val/selection": 11}\n{"val/selection": 1')
+    assert best_selection(tmp_path) == 11.0, "torn lines are left out"
     assert best_selection(tmp_path / "empty") is None
 
 

@@ -129,7 +129,8 @@ class Session:
 
         config.register()
         try:
-            if first_process():  # the others of a run are given the whole line
+            # Lightning gives its further processes the whole line; SLURM's, torchrun's and other nodes' have the typed one
+            if first_process() or not self.names_directory(self.argv):
                 sys.argv[1:] = self.line = self.replayed(self.argv)
         except Refused as refusal:
             self.refused(str(refusal))
