@@ -207,7 +207,7 @@ def test_the_table_shows_what_varies_and_says_each_reason_once(tmp_path) -> None
 
 
 def test_a_sweep_goes_on_with_its_own_command_or_the_one_typed(tmp_path) -> None:
-    Run(tmp_path).write(sweeping.PLAN, {"command": ["-m", "beta=1,2", "hydra.sweep.dir=old"], "jobs": 2})
+    Run(tmp_path).write(sweeping.PLAN, {"command": ["-m", "beta=1,2", "hydra.sweep.dir=old"]})
     there = f"hydra.sweep.dir='{tmp_path}'"
     assert sweeping.taken_up([f"sweep.resume={tmp_path}"]) == ["-m", "beta=1,2", there]
     assert sweeping.taken_up(["beta=1,2,4", f"sweep.resume={tmp_path}"]) == ["-m", "beta=1,2,4", there]
@@ -226,7 +226,7 @@ def test_a_sweep_goes_on_with_its_own_command_or_the_one_typed(tmp_path) -> None
 )
 def test_words_on_how_a_sweep_is_run_join_its_own_command_and_others_are_another_grid(tmp_path, typed, goes_on) -> None:
     own = ["-m", "beta=1,2", "fail_on=[diverged]", "-cd", "conf2"]
-    Run(tmp_path).write(sweeping.PLAN, {"command": own, "jobs": 2})
+    Run(tmp_path).write(sweeping.PLAN, {"command": own})
     there = [line.replace("-cd", "--config-dir=conf2") for line in goes_on]
     assert sweeping.taken_up([*typed, f"sweep.resume={tmp_path}"]) == [*there, f"hydra.sweep.dir='{tmp_path}'"]
 
@@ -248,7 +248,7 @@ def test_what_is_no_sweep_cannot_go_on(tmp_path, name, typed, why) -> None:
 
 def refused_sweep(directory: Path, *reasons: str) -> Path:
     """As one is left whose jobs were all refused, in processes that nobody reads."""
-    Run(directory).write(sweeping.PLAN, {"command": ["-m"], "jobs": len(reasons)})
+    Run(directory).write(sweeping.PLAN, {"command": ["-m"]})
     for number, reason in enumerate(reasons):
         sweeping.note(directory / str(number), Job(number, (), str(number), "refused", 1, reason))
     return directory
@@ -279,6 +279,21 @@ def test_only_numbers_are_jobs(tmp_path) -> None:
 def test_the_jobs_of_a_sweep_keep_their_numbers_for_names(typed: list[str]) -> None:
     with pytest.raises(Refused, match="numbers"):
         sweeping.taken_up([*typed, "hydra.sweep.subdir=b${beta}"])
+
+
+def test_what_has_not_begun_is_what_no_job_was_asked_for(tmp_path) -> None:
+    sweeper = {"_target_": "hydra.BasicSweeper", "params": {"seed": "0,1"}}
+    task = ["model=linear", "beta=1,1,2", "trust=[mine]"]
+    grid = OmegaConf.create({"hydra": {"sweeper": sweeper, "overrides": {"task": task}}})
+    jobs = sweeping.planned(grid)
+    assert jobs and len({*jobs}) == 4 and jobs[0] == ("seed=0", "model=linear", "beta=1")
+    twin = Job(1, (*jobs[-1], "trust=[]"), "1", "healthy").asked_as(jobs[0])
+    sweeping.note(tmp_path / "1", twin)
+    rows = [Job(0, ("beta=7",), "0", "healthy"), sweeping.job_of(tmp_path / "1")]
+    assert rows[1] == twin == twin.asked_as(jobs[0]), "known once, and as it was written"
+    assert sweeping.missing(jobs, rows) == 2, "of this grid: another's job in the same sweep is none of it"
+    search = OmegaConf.create({"hydra": {"sweeper": {"_target_": "OptunaSweeper"}, "overrides": {"task": []}}})
+    assert sweeping.planned(search) is None
 
 
 # ---- a search

@@ -129,7 +129,8 @@ class Session:
 
         config.register()
         try:
-            # Lightning gives its further processes the whole line; SLURM's, torchrun's and other nodes' have the typed one
+            # Lightning gives its further processes the whole line; those of SLURM, torchrun or another node have what was
+            # typed
             if first_process() or not self.names_directory(self.argv):
                 sys.argv[1:] = self.line = self.replayed(self.argv)
         except Refused as refusal:
@@ -332,7 +333,7 @@ class TrainSession(Session):
         from . import sweeping
         from .resuming import replayed
 
-        sweeping.Watch.directory, sweeping.Watch.taken_up = None, False
+        sweeping.Watch.directory, sweeping.Watch.planned, sweeping.Watch.taken_up = None, None, False
         return sweeping.taken_up(replayed(argv))
 
     def names_directory(self, lines: Sequence[str]) -> bool:
@@ -369,7 +370,7 @@ class TrainSession(Session):
         there = sweeping.finished(place)
         named = f"job {context.job.num}: {' '.join(_typed(context))}"
         self.say(f"{named} (finished before, in {place.name})" if there else named)
-        ended = sweeping.job_of(place) if there else self.carried_out(context, place)
+        ended = sweeping.job_of(place).asked_as(_typed(context)) if there else self.carried_out(context, place)
         place = place.with_name(ended.directory)
         if ended.whole and _searches(context):
             ended = ended.judged(place, cfg.search, context.sweeper)
@@ -463,7 +464,7 @@ class TrainSession(Session):
             return self.nothing_ran(directory, rows, code)
         _show_tables(directory, sweep_table(*sweeping.lines(directory, rows)))
         lost = [job for job in rows if not job.whole]
-        missing = sweeping.missing(directory, rows)
+        missing = sweeping.missing(sweeping.Watch.planned or (), rows)
         if missing:
             self.say(f"jobs that have not begun: {missing}")
         if missing or [job for job in lost if job.outcome != "refused"]:

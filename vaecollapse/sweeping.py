@@ -8,7 +8,6 @@ for the next, and one on several devices starts its further processes as it woul
 import importlib.util
 import itertools
 import logging
-import math
 import os
 import re
 import sys
@@ -17,16 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from .apart import Said
 from .files import read_object
 from .refusal import Refused
-from .resuming import FREE, has_begun, key, path_of, quoted, words
+from .resuming import FREE, has_begun, key, path_of, quoted, recorded, words
 from .run import Run, first_process
 from .search import Search, best_selection, reading
 
@@ -40,7 +41,8 @@ OF_SWEEPS = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.sweeper", "hyd
 
 class Job(NamedTuple):
     """What became of a job of a sweep. `outcome` is its verdict, or refused | failed | killed | interrupted |
-    unfinished, with the `reason`; `objective` what a search was told, `feasible` whether it kept the constraints."""
+    unfinished, with the `reason`; `objective` what a search was told, `feasible` whether it kept the constraints,
+    `also` the overrides of other jobs with the same configuration."""
 
     number: int
     overrides: tuple[str, ...]
@@ -51,6 +53,7 @@ class Job(NamedTuple):
     seconds: float | None = None
     objective: float | None = None
     feasible: bool | None = None
+    also: tuple[tuple[str, ...], ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -61,6 +64,11 @@ class Job(NamedTuple):
         objective, feasible, why = Search.of(plan, sweeper).judged(place)
         return self._replace(objective=objective, feasible=feasible, reason=why)
 
+    def asked_as(self, overrides: Sequence[str]) -> "Job":
+        """With these overrides known to be this job's."""
+        known = tuple(overrides) in (self.overrides, *self.also)
+        return self if known else self._replace(also=(*self.also, tuple(overrides)))
+
 
 # ---- the sweep's directory
 
@@ -69,6 +77,7 @@ class Watch(Callback):
     """Hydra's word that a sweep begins, in the process that leads it: its directory is made, and its plan written."""
 
     directory: Path | None = None
+    planned: Sequence[tuple[str, ...]] | None = None  # the jobs of a grid
     taken_up = False  # an earlier sweep goes on
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -85,9 +94,9 @@ class Watch(Callback):
         with read_write(config.hydra):  # the jobs' own configurations are composed from the overrides once more
             config.hydra.sweep.dir = str(directory)
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(directory)}")
-        Watch.directory = directory.absolute()
+        Watch.directory, Watch.planned = directory.absolute(), planned(config)
         if not Watch.taken_up:
-            plan = {"command": sys.argv[1:], "jobs": planned(config), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            plan = {"command": sys.argv[1:], "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
             try:
                 Run(directory).write(PLAN, plan)
             except OSError as error:
@@ -115,15 +124,19 @@ def wait_for_all() -> None:
     submitit.Job.results = lenient  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def planned(config: DictConfig) -> int | None:
-    """How many jobs a grid has; None of a search."""
+def planned(config: DictConfig) -> list[tuple[str, ...]] | None:
+    """The overrides of each job of a grid; None of a search."""
     if not str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
         return None
-    lines = {path_of(line): line for line in config.hydra.overrides.task}
-    params = config.hydra.sweeper.get("params") or {}
-    lines = {name: f"{name}={value}" for name, value in params.items()} | lines
-    parsed = OverridesParser.create().parse_overrides(list(lines.values()))
-    return math.prod(len(list(each.sweep_iterator())) for each in parsed if each.is_sweep_override())
+    params = (config.hydra.sweeper.get("params") or {}).items()
+    lines = [*(f"{name}={value}" for name, value in params), *config.hydra.overrides.task]
+    known = GlobalHydra.instance()
+    parser = OverridesParser.create(known.config_loader() if known.is_initialized() else None)  # for glob(*)
+    try:
+        (found,) = BasicSweeper.split_arguments(parser.parse_overrides(lines), None)
+    except HydraException:  # which its sweeper is about to raise
+        return None
+    return [tuple(recorded(each)) for each in found]
 
 
 def alone(directory: Path) -> Path:
@@ -162,6 +175,7 @@ def job_of(place: Path) -> Job:
     found = read_object(place / ENDED)
     try:
         known: dict[str, Any] = {name: found[name] for name in Job._fields if name in found}
+        known["also"] = tuple(map(tuple, known.get("also", ())))
         return Job(**known | {"directory": place.name, "overrides": tuple(known["overrides"])})
     except (KeyError, TypeError):
         number, lines = number_of(place), place / "overrides.txt"
@@ -301,10 +315,10 @@ def ended(number: int, overrides: Sequence[str], place: Path, said: Said, second
     return Job(number, tuple(overrides), place.name, outcome, said.code, said.reason, seconds)
 
 
-def missing(directory: Path, rows: Sequence[Job]) -> int:
+def missing(jobs_of_grid: Sequence[tuple[str, ...]], rows: Sequence[Job]) -> int:
     """How many jobs of a grid have not begun."""
-    count = read_object(directory / PLAN).get("jobs")
-    return max(0, count - len(rows)) if isinstance(count, int) else 0
+    begun = {tuple(recorded(overrides)) for job in rows for overrides in (job.overrides, *job.also)}
+    return len({*jobs_of_grid} - begun)
 
 
 def varied(rows: Sequence[Job]) -> list[str]:
