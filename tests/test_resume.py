@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from vaecollapse import config, loading
+from vaecollapse import cli, config, loading
 from vaecollapse.refusal import Refused
 from vaecollapse.resuming import replayed
 from vaecollapse.run import Run
@@ -54,6 +54,19 @@ def test_resume_replays_the_runs_own_overrides(run) -> None:
     assert replayed(["beta=3"]) == ["beta=3"] and replayed(["resume=null"]) == ["resume=null"]
 
 
+@pytest.mark.parametrize(
+    ("flag", "word"),
+    [
+        (["--config-dir", "x=1"], "--config-dir=x=1"),
+        (["-cd", "conf2"], "--config-dir=conf2"),
+        (["--cfg=job"], "--cfg=job"),
+        (["-c", "job"], "--cfg=job"),
+    ],
+)
+def test_a_flag_and_its_value_are_no_override(run, flag: list[str], word: str) -> None:
+    assert word in replayed([*flag, f"resume={run}"])
+
+
 @pytest.mark.parametrize("line", ["beta=3", "model=audio", "+x=1", "~callback.samples", "dataset.seed=2", "seed=1"])
 def test_what_would_make_it_another_run_is_refused(run, line: str) -> None:
     with pytest.raises(Refused, match="init_from"):
@@ -91,6 +104,22 @@ def test_a_folder_that_is_no_run_and_a_sweep_are_refused(run, tmp_path_factory) 
         replayed([f"resume={tmp_path_factory.mktemp('empty')}"])
     with pytest.raises(Refused, match="drop -m"):
         replayed([f"resume={run}", "-m"])
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])
+def test_every_rank_goes_on_with_the_run_whoever_starts_it(run, monkeypatch, name: str) -> None:
+    """One that Lightning starts is given the line of the first; one of SLURM, torchrun or another node what was
+    typed."""
+
+    def carried_out(argv: list[str]) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["train", *argv])
+        assert cli.TrainSession(argv).command() == 0
+        return sys.argv[1:]
+
+    monkeypatch.setattr(cli.TrainSession, "run", lambda self, main: 0)
+    first = carried_out([f"resume={run}"])
+    monkeypatch.setenv(name, "1")
+    assert carried_out([f"resume={run}"]) == carried_out(first) == first
 
 
 def test_append_only_files_are_cut_back_to_a_checkpoints_marks(tmp_path) -> None:

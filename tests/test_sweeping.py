@@ -1,6 +1,7 @@
 """Sweeps: jobs that end alone, the table of what became of them, going on, and what a search is told."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -13,11 +14,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from vaecollapse import cli, sweeping
-from vaecollapse.apart import Said, apart
+from vaecollapse import cli, config, sweeping
+from vaecollapse.apart import Said, _pass_on, apart
 from vaecollapse.refusal import Refused
+from vaecollapse.resuming import replayed
 from vaecollapse.run import Run
 from vaecollapse.search import Search, best_selection
 from vaecollapse.sweeping import Job
@@ -74,6 +78,14 @@ def test_an_interruption_reaches_the_work_once_and_is_raised_again(tmp_path) -> 
     assert file.read_text() == "interrupted"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="work is a fork on Linux alone")
+def test_an_interruption_reaches_work_that_leads_no_group_yet() -> None:
+    process = multiprocessing.get_context("fork").Process(target=signal.pause)
+    process.start()
+    _pass_on(process, signal.SIGKILL)
+    assert process.exitcode == -signal.SIGKILL
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
 def test_work_does_not_outlive_who_asked_for_it(tmp_path) -> None:
     file = tmp_path / "pid"
@@ -121,6 +133,29 @@ def test_a_job_belongs_where_its_plan_is(tmp_path) -> None:
     other = OmegaConf.create({"beta": 2, "at": str(tmp_path / "0")})
     assert sweeping.place_for(other, tmp_path / "0").name == "4", "another's directory: the next number"
     assert (tmp_path / "4").is_dir(), "which is taken at once"
+
+
+def test_what_changes_no_number_and_a_moved_sweep_leave_a_run_the_same(tmp_path) -> None:
+    ran = {"beta": 1, "trust": [], "probe": False, "trainer": {"devices": 1}, "fail_on": [], "report": True,
+           "preflight": "run", "search": {"penalty": 1.0}, "sweep": {"resume": None}, "resume": None}  # fmt: skip
+    now = {**ran, "trust": ["mine"], "probe": True, "fail_on": ["diverged"], "report": False, "preflight": "only",
+           "search": {"penalty": 2.0}, "sweep": {"resume": "here"}, "resume": "there"}  # fmt: skip
+    here, there = ({"logger": {"csv": {"directory": f"/{place}/0"}}} for place in ("now", "old"))
+    planted(tmp_path, "0", OmegaConf.to_yaml(OmegaConf.create({**ran, **there})), **DONE)
+
+    def place(**changed) -> str:
+        return sweeping.place_for(OmegaConf.create({**now, **here, **changed}), tmp_path / "0").name
+
+    assert place() == "0"
+    assert (place(beta=2), place(trainer={"devices": 2})) == ("1", "2"), "what counts is compared"
+
+
+def test_a_job_that_has_begun_goes_on_with_its_flags_and_what_may_change(tmp_path) -> None:
+    task = ["beta=2", "trust=[mine]", "max_epochs=3", "++fail_on=[diverged]"]
+    found = sweeping.line_of(None, task, ["-m", "-cd", "conf2", *task], planted(tmp_path, "0"))
+    assert found == ["--config-dir=conf2", "trust=[mine]", "++fail_on=[diverged]", f"resume='{tmp_path / '0'}'"]
+    (tmp_path / "0" / "overrides.txt").write_text("beta=2\nmax_epochs=3\nfail_on=[]\n")
+    assert replayed(found)[:3] == ["beta=2", "max_epochs=3", "--config-dir=conf2"], "which is a line that goes on"
 
 
 def test_what_became_of_a_job_comes_from_its_directory(tmp_path) -> None:
@@ -176,11 +211,28 @@ def test_the_table_shows_what_varies_and_says_each_reason_once(tmp_path) -> None
 
 
 def test_a_sweep_goes_on_with_its_own_command_or_the_one_typed(tmp_path) -> None:
-    Run(tmp_path).write(sweeping.PLAN, {"command": ["-m", "beta=1,2", "hydra.sweep.dir=old"], "jobs": 2})
+    Run(tmp_path).write(sweeping.PLAN, {"command": ["-m", "beta=1,2", "hydra.sweep.dir=old"]})
     there = f"hydra.sweep.dir='{tmp_path}'"
     assert sweeping.taken_up([f"sweep.resume={tmp_path}"]) == ["-m", "beta=1,2", there]
     assert sweeping.taken_up(["beta=1,2,4", f"sweep.resume={tmp_path}"]) == ["-m", "beta=1,2,4", there]
     assert sweeping.taken_up(["beta=1", "sweep.resume=null"]) == ["beta=1", "sweep.resume=null"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "goes_on"),
+    [
+        (["hydra/launcher=joblib"], ["-m", "beta=1,2", "fail_on=[diverged]", "-cd", "hydra/launcher=joblib"]),
+        (["trust=[mine]", "fail_on=[]"], ["-m", "beta=1,2", "-cd", "trust=[mine]", "fail_on=[]"]),
+        (["-m", "--config-dir", "two=2"], ["beta=1,2", "fail_on=[diverged]", "-m", "--config-dir=two=2"]),
+        (["max_epochs=9"], ["-m", "max_epochs=9"]),
+        (["hydra.sweeper.params.seed=1,2"], ["-m", "hydra.sweeper.params.seed=1,2"]),
+    ],
+)
+def test_words_on_how_a_sweep_is_run_join_its_own_command_and_others_are_another_grid(tmp_path, typed, goes_on) -> None:
+    own = ["-m", "beta=1,2", "fail_on=[diverged]", "-cd", "conf2"]
+    Run(tmp_path).write(sweeping.PLAN, {"command": own})
+    there = [line.replace("-cd", "--config-dir=conf2") for line in goes_on]
+    assert sweeping.taken_up([*typed, f"sweep.resume={tmp_path}"]) == [*there, f"hydra.sweep.dir='{tmp_path}'"]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +248,56 @@ def test_what_is_no_sweep_cannot_go_on(tmp_path, name, typed, why) -> None:
     planted(tmp_path / "lost", "0")
     with pytest.raises(Refused, match=why):
         sweeping.taken_up([*typed, f"sweep.resume={tmp_path / name}"])
+
+
+def refused_sweep(directory: Path, *reasons: str) -> Path:
+    """As one is left whose jobs were all refused, in processes that nobody reads."""
+    Run(directory).write(sweeping.PLAN, {"command": ["-m"]})
+    for number, reason in enumerate(reasons):
+        sweeping.note(directory / str(number), Job(number, (), str(number), "refused", 1, reason))
+    return directory
+
+
+def test_a_sweep_that_is_refused_altogether_says_why_once_and_leaves_nothing(tmp_path, capsys) -> None:
+    session = cli.TrainSession([])
+    session.said.add("seen")  # by a job of this process
+    assert session.told(refused_sweep(tmp_path / "all", "no", "no", "seen"), 0) == cli.FAILED
+    assert capsys.readouterr().err == f"{cli.NAME}: jobs 0, 1: no\n"
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(("code", "ends", "says"), [(0, 1, "no job"), (130, 130, ""), (1, 1, "")])
+def test_a_sweep_without_a_job_is_no_success(tmp_path, capsys, code: int, ends: int, says: str) -> None:
+    assert cli.TrainSession([]).told(refused_sweep(tmp_path / "none"), code) == ends
+    said = capsys.readouterr().err
+    assert says in said and bool(says) == bool(said)
+
+
+def test_only_numbers_are_jobs(tmp_path) -> None:
+    for name in ("0", "3-2", "2026-11-22_02-46-00-123456", "12_old", "b1"):
+        (tmp_path / name).mkdir()
+    assert sorted(place.name for place in sweeping.places(tmp_path)) == ["0", "3-2"]
+
+
+@pytest.mark.parametrize("typed", [["-m", "beta=1,2"], ["sweep.resume=outputs"]])
+def test_the_jobs_of_a_sweep_keep_their_numbers_for_names(typed: list[str]) -> None:
+    with pytest.raises(Refused, match="numbers"):
+        sweeping.taken_up([*typed, "hydra.sweep.subdir=b${beta}"])
+
+
+def test_what_has_not_begun_is_what_no_job_was_asked_for(tmp_path) -> None:
+    sweeper = {"_target_": "hydra.BasicSweeper", "params": {"seed": "0,1"}}
+    task = ["model=linear", "beta=1,1,2", "trust=[mine]"]
+    grid = OmegaConf.create({"hydra": {"sweeper": sweeper, "overrides": {"task": task}}})
+    jobs = sweeping.planned(grid)
+    assert jobs and len({*jobs}) == 4 and jobs[0] == ("seed=0", "model=linear", "beta=1")
+    twin = Job(1, (*jobs[-1], "trust=[]"), "1", "healthy").asked_as(jobs[0])
+    sweeping.note(tmp_path / "1", twin)
+    rows = [Job(0, ("beta=7",), "0", "healthy"), sweeping.job_of(tmp_path / "1")]
+    assert rows[1] == twin == twin.asked_as(jobs[0]), "known once, and as it was written"
+    assert sweeping.missing(jobs, rows) == 2, "of this grid: another's job in the same sweep is none of it"
+    search = OmegaConf.create({"hydra": {"sweeper": {"_target_": "OptunaSweeper"}, "overrides": {"task": []}}})
+    assert sweeping.planned(search) is None
 
 
 # ---- a search
@@ -249,6 +351,9 @@ def test_what_breaks_a_constraint_is_penalised_and_said(tmp_path, run, objective
 
 def test_the_best_selection_is_the_smallest_that_was_logged(tmp_path) -> None:
     assert best_selection(run_of(tmp_path)) == 12.0
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"val/sel\n\xff[1]\n{"val/selection": 11}\n{"val/selection": 1')
+    assert best_selection(tmp_path) == 11.0, "torn lines are left out"
     assert best_selection(tmp_path / "empty") is None
 
 
@@ -397,6 +502,35 @@ def test_a_search_minimises_under_its_constraint_and_goes_on(sweep: Sweep) -> No
 
 
 # ---- launchers
+
+
+@pytest.fixture
+def hydras():
+    """Hydra's settings of a job, as they are in its process."""
+    config.register()
+    with initialize_config_dir(str(config.folder()), version_base="1.3"):
+        cfg = compose("train", ["regularizer=beta", "hydra.job.num=0"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    yield HydraConfig.get()
+    HydraConfig.instance().cfg = None
+
+
+def test_a_job_in_another_process_knows_the_line_of_its_sweep(hydras, tmp_path, monkeypatch) -> None:
+    """submitit's have another sys.argv."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    line = ["-m", "--config-dir", "conf2", "regularizer=choice(beta)", "free_bits=0.3"]
+    session = cli.TrainSession(line)
+    monkeypatch.setattr(sys, "argv", ["train", *line])
+    monkeypatch.setattr(cli.TrainSession, "run", lambda self, main: 0)
+    assert session.command() == 0
+    there = cloudpickle.loads(cloudpickle.dumps(session))
+    monkeypatch.setattr(sys, "argv", ["_submit.py", "folder"])
+    assert there.sweeps_a_group(), "a knob without effect is then no refusal"
+    lines = []
+    monkeypatch.setattr(sweeping, "line_of", lambda context, task, argv, place: lines.extend(argv))
+    monkeypatch.setattr("vaecollapse.apart.apart", lambda work: Said(1, "no"))
+    there.carried_out(hydras, tmp_path / "0")
+    assert sweeping.flags(lines) == ["--config-dir=conf2"]
 
 
 TINY = ["model=linear", "max_epochs=1", "dataset.examples=256", "trainer.accelerator=cpu",

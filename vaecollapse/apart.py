@@ -1,5 +1,6 @@
 """Work in a process of its own, which ends alone, however it ends. Knows nothing of what the work is."""
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -48,6 +49,8 @@ def apart(work: Callable[[], Said]) -> Said:
 
 def _pass_on(process: Any, number: int) -> None:
     """To the whole group of a job: its ranks and loaders too."""
+    with contextlib.suppress(OSError):  # it leads its group at once, as it is about to, or has ended
+        os.setpgid(process.pid, process.pid)
     for what, seconds in ((number, KILL_AFTER), (signal.SIGKILL, 5.0)):
         try:
             os.killpg(process.pid, what)

@@ -110,6 +110,7 @@ class Session:
 
     def __init__(self, argv: Sequence[str]) -> None:
         self.argv = list(argv)
+        self.line = self.argv  # what it stands for; a sweep's jobs may be in processes of another sys.argv
         self.jobs = 0
         self.codes: set[int] = {0}
         self.said: set[str] = set()
@@ -128,8 +129,10 @@ class Session:
 
         config.register()
         try:
-            if first_process():  # the others of a run are given the whole line
-                sys.argv[1:] = self.replayed(self.argv)
+            # Lightning gives its further processes the whole line; those of SLURM, torchrun or another node have what was
+            # typed
+            if first_process() or not self.names_directory(self.argv):
+                sys.argv[1:] = self.line = self.replayed(self.argv)
         except Refused as refusal:
             self.refused(str(refusal))
             return FAILED
@@ -330,7 +333,7 @@ class TrainSession(Session):
         from . import sweeping
         from .resuming import replayed
 
-        sweeping.Watch.directory, sweeping.Watch.taken_up = None, False
+        sweeping.Watch.directory, sweeping.Watch.planned, sweeping.Watch.taken_up = None, None, False
         return sweeping.taken_up(replayed(argv))
 
     def names_directory(self, lines: Sequence[str]) -> bool:
@@ -367,7 +370,7 @@ class TrainSession(Session):
         there = sweeping.finished(place)
         named = f"job {context.job.num}: {' '.join(_typed(context))}"
         self.say(f"{named} (finished before, in {place.name})" if there else named)
-        ended = sweeping.job_of(place) if there else self.carried_out(context, place)
+        ended = sweeping.job_of(place).asked_as(_typed(context)) if there else self.carried_out(context, place)
         place = place.with_name(ended.directory)
         if ended.whole and _searches(context):
             ended = ended.judged(place, cfg.search, context.sweeper)
@@ -386,7 +389,7 @@ class TrainSession(Session):
         from .apart import Said, apart
 
         typed, began = _typed(context), time.monotonic()
-        line = sweeping.line_of(context, typed, sys.argv[1:], place)
+        line = sweeping.line_of(context, typed, self.line, place)
         ended = partial(sweeping.ended, context.job.num, typed)
         try:
             said = apart(partial(job_of_a_sweep, line, self.sweeps_a_group(), self.whole_errors, tuple(self.warned)))
@@ -395,6 +398,7 @@ class TrainSession(Session):
                 self.note(place, ended(place, Said(INTERRUPTED), time.monotonic() - began))
             raise
         self.warned |= {*said.lines}
+        self.said |= {said.reason} - {None}  # by the job
         return ended(Path(said.directory or place), said, time.monotonic() - began)
 
     def note(self, place: Path, ended) -> None:
@@ -446,7 +450,7 @@ class TrainSession(Session):
 
         groups = list(config.options(config.folders(HydraConfig.get().runtime.config_sources)))
         params = HydraConfig.get().sweeper.get("params") or {}
-        lines = [*_overrides(sys.argv[1:]), *(f"{key}={value}" for key, value in params.items())]
+        lines = [*_overrides(self.line), *(f"{key}={value}" for key, value in params.items())]
         return config.sweeps_a_group(lines, groups)
 
     def told(self, directory: Path, code: int) -> int:
@@ -456,14 +460,11 @@ class TrainSession(Session):
 
         found = {job.directory: job for job in sweeping.jobs(directory)} | self.unwritten
         rows = sorted(found.values(), key=lambda job: job.number)
-        if all(job.outcome == "refused" for job in rows):  # nothing ran
-            for job in rows:
-                _remove_if_only(directory / job.directory, {sweeping.ENDED})
-            _remove_if_only(directory, {"multirun.yaml", sweeping.PLAN})
-            return max(code, FAILED if rows else 0)
+        if all(job.outcome == "refused" for job in rows):
+            return self.nothing_ran(directory, rows, code)
         _show_tables(directory, sweep_table(*sweeping.lines(directory, rows)))
         lost = [job for job in rows if not job.whole]
-        missing = sweeping.missing(directory, rows)
+        missing = sweeping.missing(sweeping.Watch.planned or (), rows)
         if missing:
             self.say(f"jobs that have not begun: {missing}")
         if missing or [job for job in lost if job.outcome != "refused"]:
@@ -471,6 +472,20 @@ class TrainSession(Session):
             self.say(f"go on with: {shlex.join([self.name, f'sweep.resume={shown}'])}")
         worst = {FAILED if job.code < 0 else job.code for job in rows} - {0}
         return code if code in (INTERRUPTED, TERMINATED) else min(worst | ({code} - {0}), default=0)
+
+    def nothing_ran(self, directory: Path, rows: Sequence[Any], code: int) -> int:
+        """Says what the jobs were refused for, and removes what they left."""
+        from . import sweeping
+
+        unsaid = [job for job in rows if job.reason not in self.said]
+        for sentence in sweeping.lines(directory, unsaid)[2]:
+            self.say(sentence)
+        if not rows and not code:
+            self.say(f"no job of the sweep left a word in {directory}")
+        for job in rows:
+            _remove_if_only(directory / job.directory, {sweeping.ENDED})
+        _remove_if_only(directory, {"multirun.yaml", sweeping.PLAN})
+        return max(code, FAILED)
 
     def suggest(self) -> None:
         from . import config

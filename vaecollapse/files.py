@@ -45,7 +45,15 @@ def append(path: Path, text: str) -> None:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object of a file; empty where there is none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return object_of(path.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def object_of(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is; None where it is none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -12,6 +12,23 @@ LONGEST = 2**20  # bytes of an overrides.txt
 FREE = ("max_epochs", "trainer", "logger", "fail_on", "preflight", "probe", "report", "trust")
 
 
+# Hydra's flags that take a value, and their short forms
+PAIRED = {"-c": "--cfg", "-p": "--package", "-cp": "--config-path", "-cn": "--config-name", "-cd": "--config-dir"}
+
+
+def words(argv: Sequence[str]) -> list[str]:
+    """A command line, each flag and its value as one word: `--config-dir=conf2` of `-cd conf2`."""
+    found, rest = [], iter(argv)
+    for word in rest:
+        name, given, value = word.partition("=")
+        name = PAIRED.get(name, name)
+        known = name in PAIRED.values()
+        if known and not given:
+            value = next(rest, None)
+        found.append(f"{name}={value}" if known and value is not None else word)
+    return found
+
+
 def key(override: str) -> str:
     """`model` of `model=linear`, `trainer` of `++trainer.devices=2`, `logger` of `~logger.csv`."""
     return path_of(override).partition("@")[0].partition(".")[0].partition("/")[0]
@@ -62,14 +79,15 @@ def replayed(argv: Sequence[str]) -> list[str]:
 
     Raises Refused where DIR is no run, or where an override would make it another one.
     """
-    asked = [line for line in argv if not line.startswith("-") and key(line) == "resume"]
+    said = words(argv)
+    asked = [line for line in said if not line.startswith("-") and key(line) == "resume"]
     if not asked or asked[-1].partition("=")[2] in ("", "null"):
         return list(argv)
     if len(asked) > 1:
         raise Refused(f"{' '.join(asked)} names several runs: give one")
     directory = Path(os.path.expanduser(asked[0].partition("=")[2].strip("'\"")))
     own = overrides_of(directory)
-    more = [line for line in argv if line not in asked]
+    more = [line for line in said if line not in asked]
     if any(line in ("-m", "--multirun") for line in more):
         raise Refused("resume goes on with one run: drop -m and resume the jobs of a sweep one by one")
     for line in more:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .files import append, whole
+from .files import append, object_of, whole
 from .refusal import Refused
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
@@ -92,10 +92,11 @@ class Run:
         return json.loads((self.directory / name).read_text(encoding="utf-8"))
 
     def lines(self, name: str) -> list[dict]:
-        """The JSON objects of an append-only file; a torn last line is left out."""
+        """The JSON objects of an append-only file; a torn line is left out."""
         path = self.directory / name
-        whole = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.exists() else ""
-        return [json.loads(line) for line in whole.splitlines()]
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        found = map(object_of, text.rpartition("\n")[0].splitlines())
+        return [row for row in found if row is not None]
 
     def marks(self) -> dict[str, int]:
         """The sizes of the append-only files, flushed to disk, for a checkpoint to remember."""

@@ -8,36 +8,41 @@ for the next, and one on several devices starts its further processes as it woul
 import importlib.util
 import itertools
 import logging
-import math
 import os
+import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from .apart import Said
 from .files import read_object
 from .refusal import Refused
-from .resuming import has_begun, path_of, quoted
+from .resuming import FREE, has_begun, key, path_of, quoted, recorded, words
 from .run import Run, first_process
 from .search import Search, best_selection, reading
 
 log = logging.getLogger(__name__)
 PLAN, ENDED = "sweep.json", "job.json"  # of a sweep: its command line; of each job: what became of it
+OF_A_RUN = {*FREE} - {"max_epochs"}  # what a job may be told that leaves it the same job
+SILENT = OF_A_RUN - {"trainer"} | {"search", "sweep", "resume"}  # the keys that change no number
 # of Hydra's own settings those that say how a sweep is run, and not what a job of it is
 OF_SWEEPS = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launcher")
 
 
 class Job(NamedTuple):
     """What became of a job of a sweep. `outcome` is its verdict, or refused | failed | killed | interrupted |
-    unfinished, with the `reason`; `objective` what a search was told, `feasible` whether it kept the constraints."""
+    unfinished, with the `reason`; `objective` what a search was told, `feasible` whether it kept the constraints,
+    `also` the overrides of other jobs with the same configuration."""
 
     number: int
     overrides: tuple[str, ...]
@@ -48,6 +53,7 @@ class Job(NamedTuple):
     seconds: float | None = None
     objective: float | None = None
     feasible: bool | None = None
+    also: tuple[tuple[str, ...], ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -58,6 +64,11 @@ class Job(NamedTuple):
         objective, feasible, why = Search.of(plan, sweeper).judged(place)
         return self._replace(objective=objective, feasible=feasible, reason=why)
 
+    def asked_as(self, overrides: Sequence[str]) -> "Job":
+        """With these overrides known to be this job's."""
+        known = tuple(overrides) in (self.overrides, *self.also)
+        return self if known else self._replace(also=(*self.also, tuple(overrides)))
+
 
 # ---- the sweep's directory
 
@@ -66,6 +77,7 @@ class Watch(Callback):
     """Hydra's word that a sweep begins, in the process that leads it: its directory is made, and its plan written."""
 
     directory: Path | None = None
+    planned: Sequence[tuple[str, ...]] | None = None  # the jobs of a grid
     taken_up = False  # an earlier sweep goes on
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -82,9 +94,9 @@ class Watch(Callback):
         with read_write(config.hydra):  # the jobs' own configurations are composed from the overrides once more
             config.hydra.sweep.dir = str(directory)
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(directory)}")
-        Watch.directory = directory.absolute()
+        Watch.directory, Watch.planned = directory.absolute(), planned(config)
         if not Watch.taken_up:
-            plan = {"command": sys.argv[1:], "jobs": planned(config), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            plan = {"command": sys.argv[1:], "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
             try:
                 Run(directory).write(PLAN, plan)
             except OSError as error:
@@ -112,15 +124,19 @@ def wait_for_all() -> None:
     submitit.Job.results = lenient  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def planned(config: DictConfig) -> int | None:
-    """How many jobs a grid has; None of a search."""
+def planned(config: DictConfig) -> list[tuple[str, ...]] | None:
+    """The overrides of each job of a grid; None of a search."""
     if not str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
         return None
-    lines = {path_of(line): line for line in config.hydra.overrides.task}
-    params = config.hydra.sweeper.get("params") or {}
-    lines = {name: f"{name}={value}" for name, value in params.items()} | lines
-    parsed = OverridesParser.create().parse_overrides(list(lines.values()))
-    return math.prod(len(list(each.sweep_iterator())) for each in parsed if each.is_sweep_override())
+    params = (config.hydra.sweeper.get("params") or {}).items()
+    lines = [*(f"{name}={value}" for name, value in params), *config.hydra.overrides.task]
+    known = GlobalHydra.instance()
+    parser = OverridesParser.create(known.config_loader() if known.is_initialized() else None)  # for glob(*)
+    try:
+        (found,) = BasicSweeper.split_arguments(parser.parse_overrides(lines), None)
+    except HydraException:  # which its sweeper is about to raise
+        return None
+    return [tuple(recorded(each)) for each in found]
 
 
 def alone(directory: Path) -> Path:
@@ -146,7 +162,7 @@ def places(directory: Path) -> list[Path]:
     """The jobs' directories."""
     if not directory.is_dir():
         return []
-    return [path for path in directory.iterdir() if path.is_dir() and path.name.partition("-")[0].isdigit()]
+    return [path for path in directory.iterdir() if path.is_dir() and re.fullmatch(r"[0-9]+(-[0-9]+)?", path.name)]
 
 
 def number_of(place: Path) -> int:
@@ -159,6 +175,7 @@ def job_of(place: Path) -> Job:
     found = read_object(place / ENDED)
     try:
         known: dict[str, Any] = {name: found[name] for name in Job._fields if name in found}
+        known["also"] = tuple(map(tuple, known.get("also", ())))
         return Job(**known | {"directory": place.name, "overrides": tuple(known["overrides"])})
     except (KeyError, TypeError):
         number, lines = number_of(place), place / "overrides.txt"
@@ -184,45 +201,64 @@ def finished(place: Path) -> bool:
 
 def taken_up(argv: Sequence[str]) -> list[str]:
     """The command line that goes on with the sweep named by `sweep.resume=DIR`, or `argv` where there is none: that
-    sweep's own, unless a sweep is typed beside it. Raises Refused where DIR holds no sweep."""
-    asked = [line for line in argv if line.lstrip("+").startswith("sweep.resume=")]
+    sweep's own with what is typed of how it is run, or the grid typed beside it. Raises Refused where DIR holds no
+    sweep."""
+    said = words(argv)
+    if named := [line for line in said if path_of(line) == "hydra.sweep.subdir"]:
+        raise Refused(f"{named[0]}: the jobs of a sweep have their numbers for names: leave it out")
+    asked = [line for line in said if line.lstrip("+").startswith("sweep.resume=")]
     if not asked or asked[-1].partition("=")[2] in ("", "null"):
         return list(argv)
     directory = Path(os.path.expanduser(asked[-1].partition("=")[2].strip("'\"")))
     if not directory.is_dir() or not (places(directory) or (directory / PLAN).is_file()):
         raise Refused(f"sweep.resume={directory} holds no sweep: give the directory of one, outputs/multirun/<time>")
-    typed = [line for line in argv if line not in asked]
-    own = typed or read_object(directory / PLAN).get("command")
+    typed = [line for line in said if line not in asked]
+    own = typed if any(map(of_a_grid, typed)) else read_object(directory / PLAN).get("command")
     if not own or not all(isinstance(line, str) for line in own):
         raise Refused(f"{directory}/{PLAN} names no command: type the sweep again beside sweep.resume={directory}")
     if any(line.startswith("hydra.sweep.dir=") for line in typed):
         raise Refused("sweep.resume goes on in its own directory: leave hydra.sweep.dir out")
     Watch.taken_up = True
-    kept = [line for line in own if not line.startswith(("hydra.sweep.dir=", "sweep.resume="))]
+    replaced = {"hydra.sweep.dir", "sweep.resume", *map(path_of, typed)}
+    kept = [*(line for line in words(own) if path_of(line) not in replaced), *typed]
     multirun = [] if {"-m", "--multirun"} & set(kept) else ["-m"]
     return [*multirun, *kept, f"hydra.sweep.dir={quoted(directory.absolute())}"]
 
 
+def of_a_grid(line: str) -> bool:
+    """Does this word say what the jobs are, and not only how they are run?"""
+    if line.startswith("-"):
+        return False
+    return key(line) not in (*OF_A_RUN, "hydra") or path_of(line).startswith("hydra.sweeper.params")
+
+
 def plan_of(place: Path) -> str | None:
-    """A run's resolved configuration, whatever its directory is."""
+    """What a run's resolved configuration says of its numbers, whatever its directory is."""
     try:
         text = (place / "config.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
-    return text.replace(str(place.absolute()), "{}")
+    return counting(text, place)
+
+
+def counting(text: str, place: Path) -> str:
+    """A configuration without the blocks that change no number, and without its own directory."""
+    blocks = re.split(r"(?m)^(?=[^\s-])", text)
+    kept = "".join(block for block in blocks if block.partition(":")[0] not in SILENT)
+    return kept.replace(str(place.absolute()), "{}")
 
 
 def place_for(cfg: DictConfig, directory: Path) -> Path:
     """Where a job of a sweep belongs: with the run of the same resolved configuration where the sweep has one (the one
     that is finished first), else in its own directory, or the next number's where that is another's."""
     sweep = directory.parent
-    wanted = OmegaConf.to_yaml(cfg, resolve=True).replace(str(directory.absolute()), "{}")
+    wanted = counting(OmegaConf.to_yaml(cfg, resolve=True), directory)
     alike = [place for place in places(sweep) if plan_of(place) == wanted]
     if alike:
         return max(alike, key=lambda place: (finished(place), has_begun(place)))
     if not (directory / "config.yaml").exists():
         return directory
-    taken = max(map(number_of, places(sweep)))
+    taken = max(map(number_of, places(sweep)), default=-1)
     return next(place for number in itertools.count(taken + 1) if made(place := sweep / str(number)))
 
 
@@ -251,19 +287,14 @@ def line_of(context: Any, task: Sequence[str], argv: Sequence[str], directory: P
     """The command line of one job, of which `task` was typed, run alone in this directory; where it has begun there,
     it goes on."""
     if (directory / "config.yaml").exists():
-        return [f"resume={quoted(directory)}"]
+        return [*flags(argv), *(line for line in task if key(line) in OF_A_RUN), f"resume={quoted(directory)}"]
     hydras = [str(line) for line in context.overrides.hydra if not str(line).lstrip("+~").startswith(OF_SWEEPS)]
     return [*flags(argv), *task, *hydras, "hydra.mode=RUN", f"hydra.run.dir={quoted(directory)}"]
 
 
-def flags(argv: Sequence[str]) -> Iterator[str]:
-    """The flags that say where configurations lie, with what follows them."""
-    takes = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
-    for position, word in enumerate(argv):
-        if word in takes:
-            yield from argv[position : position + 2]
-        elif word.startswith(tuple(f"{name}=" for name in takes if name.startswith("--"))):
-            yield word
+def flags(argv: Sequence[str]) -> list[str]:
+    """The flags that say where configurations lie, each with its value."""
+    return [word for word in words(argv) if word.startswith(("--config-dir=", "--config-path=", "--config-name="))]
 
 
 # ---- what a job comes to
@@ -284,10 +315,10 @@ def ended(number: int, overrides: Sequence[str], place: Path, said: Said, second
     return Job(number, tuple(overrides), place.name, outcome, said.code, said.reason, seconds)
 
 
-def missing(directory: Path, rows: Sequence[Job]) -> int:
+def missing(jobs_of_grid: Sequence[tuple[str, ...]], rows: Sequence[Job]) -> int:
     """How many jobs of a grid have not begun."""
-    count = read_object(directory / PLAN).get("jobs")
-    return max(0, count - len(rows)) if isinstance(count, int) else 0
+    begun = {tuple(recorded(overrides)) for job in rows for overrides in (job.overrides, *job.also)}
+    return len({*jobs_of_grid} - begun)
 
 
 def varied(rows: Sequence[Job]) -> list[str]:
