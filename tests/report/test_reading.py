@@ -101,6 +101,7 @@ def edited(name: str, key: str, value: object):
     return edit
 
 
+HUGE = 10**400  # as a whole number, which JSON has
 UNITS = "epoch,step,unit,reading,value\n"
 BROKEN = {
     "no config": (without("config.yaml"), "broken", "config.yaml"),
@@ -123,6 +124,12 @@ BROKEN = {
     "events of anything": (replaced("events.jsonl", '{"event": {"a": 1}, "step": []}\n'), "finished", ""),
     "older": (edited("provenance.json", "vaecollapse", "0.0.1"), "finished", "written by vaecollapse 0.0.1"),
     "provenance of anything": (replaced("provenance.json", '{"data": 3, "versions": 4}'), "broken", "cannot be read"),
+    "half a pair": (edited("verdict.json", "findings", ["\ud800"]), "finished", ""),
+    "steps too large": (edited("preflight.json", "steps", HUGE), "finished", ""),
+    "metrics huge": (replaced("metrics.jsonl", f'{{"step": {HUGE}}}\n{{"step": 1, "a": {HUGE}}}\n'), "finished", ""),
+    "units too late": (replaced("units.csv", f"{UNITS}1,{HUGE},0,kl,0.5\n"), "finished", ""),
+    "a knob too large": (lambda run: run.joinpath("config.yaml").write_text(
+        run.joinpath("config.yaml").read_text().replace("capacity: 8", f"capacity: {HUGE}")), "finished", ""),
     "not ended": (without("trained.json"), "finished", ""),  # it has taken its last step
     "killed": (lambda run: (run / ".running").touch(), "stopped", "nothing trains it here"),
     "just begun": (lambda run: [(run / n).unlink() for n in ("trained.json", "verdict.json", "metrics.jsonl",
@@ -140,7 +147,16 @@ def test_a_broken_directory_is_shown_as_such_beside_a_whole_one(harm, state, sai
     shown = data(done.file)
     assert [run["name"] for run in shown["runs"] if run["verdict"] == "healthy"][-1] == "whole"
     assert len(shown["runs"]) + len(shown["unread"]) == 2
+    assert "Infinity" not in json.dumps(json.loads(json.dumps(shown), parse_int=float)), "as a browser reads numbers"
     assert "whole" in report([str(tmp_path / "runs")], tmp_path, form="markdown", cache=False).text
+
+
+def test_a_directory_whose_name_is_in_another_encoding_is_shown(tmp_path):
+    for name in (b"caf\xe9", b"other"):
+        plant(Path(os.fsdecode(os.fsencode(tmp_path) + b"/runs/" + name)))
+    runs, name = [str(tmp_path / "runs")], ascii("caf\udce9")
+    assert [run["name"] for run in data(report(runs, tmp_path, cache=False).file)["runs"]] == [name, "other"]
+    assert cell(name) in report(runs, tmp_path, form="markdown", cache=False).file.read_text("utf-8")
 
 
 def test_a_directory_in_which_a_process_trains_is_running_and_its_lock_is_left_alone(tmp_path):

@@ -24,6 +24,8 @@ POINTS = 400  # of a series
 LONGEST, WHOLE, MOST_UNITS = 2**18, 2**25, 2**28  # bytes: of a line, of what is read line by line, of a units.csv
 EVENTS, TEXT = 300, 2000  # events that are shown, characters of one
 HEAD = b"epoch,step,unit,reading,value"
+# what hostile content may raise, whatever it is
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 Record = dict[str, Any]
 
 
@@ -42,7 +44,7 @@ def read(place: Place, *, own: bool = False) -> Record:
             return record | {"state": "foreign", "note": f"made of the run {source}: give that one too", "of": source}
         foreign = "describes no trained model" in str(error)
         return record | {"state": "foreign" if foreign else "broken", "note": str(error)}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         return record | {"note": f"cannot be read ({type(error).__name__}: {loading.printable(str(error))[:200]})"}
 
 
