@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,10 @@ def edited(name: str, key: str, value: object):
     return edit
 
 
+def job(run: Path, outcome: object, reason: object) -> None:
+    (run / "job.json").write_text(json.dumps({"number": 0, "outcome": outcome, "reason": reason}))
+
+
 HUGE = 10**400  # as a whole number, which JSON has
 UNITS = "epoch,step,unit,reading,value\n"
 BROKEN = {
@@ -132,6 +137,12 @@ BROKEN = {
         run.joinpath("config.yaml").read_text().replace("capacity: 8", f"capacity: {HUGE}")), "finished", ""),
     "not ended": (without("trained.json"), "finished", ""),  # it has taken its last step
     "killed": (lambda run: (run / ".running").touch(), "stopped", "nothing trains it here"),
+    "killed in a sweep": (lambda run: [(run / ".running").touch(), job(run, "killed", "ended by SIGKILL")], "stopped",
+                          "nothing trains it here (step 40 of 40), killed: ended by SIGKILL"),
+    "taken up after that": (lambda run: job(run, "killed", "ended by SIGKILL"), "finished", ""),
+    "refused in a sweep": (lambda run: [shutil.rmtree(run), run.mkdir(), job(run, "refused", "beta must be positive")],
+                           "refused", "beta must be positive"),
+    "a job of anything": (lambda run: [without("config.yaml")(run), job(run, [], {})], "broken", "no config.yaml"),
     "just begun": (lambda run: [(run / n).unlink() for n in ("trained.json", "verdict.json", "metrics.jsonl",
                                                             "units.csv", "events.jsonl")], "stopped", "step 0 of 40"),
 }  # fmt: skip

@@ -18,7 +18,8 @@ from .folders import Place
 from .series import Number, heat, is_number, of_rows
 
 FILES = ("config.yaml", "overrides.txt", "provenance.json", "preflight.json", "trained.json", "verdict.json",
-         "metrics.jsonl", "units.csv", "events.jsonl")  # fmt: skip
+         "metrics.jsonl", "units.csv", "events.jsonl", "job.json")  # fmt: skip
+LOST = ("refused", "failed", "killed", "interrupted", "unfinished")  # what else than a verdict becomes of a sweep's job
 HELD = (".running", ".lock")  # in a directory while a process trains in it
 POINTS = 400  # of a series
 LONGEST, WHOLE, MOST_UNITS = 2**18, 2**25, 2**28  # bytes: of a line, of what is read line by line, of a units.csv
@@ -50,6 +51,8 @@ def read(place: Place, *, own: bool = False) -> Record:
 
 def _read(root: Path, own: bool) -> Record:
     if not os.path.lexists(root / "config.yaml"):
+        if job := lost(root):
+            return dict(zip(("state", "note"), job, strict=True))
         raise Refused("has no config.yaml")
     cfg = loading.config_content(root)
     faults: list[str] = []
@@ -126,7 +129,18 @@ def progress(root: Path, ended: bool, step: Number, planned: object, own: bool) 
         return "running", f"still training ({far})"
     if own or (not marks and (ended or (isinstance(planned, int) and step >= planned - 1))):
         return "finished", ""
-    return "stopped", f"not finished, and nothing trains it here ({far})"
+    job = lost(root)
+    return "stopped", f"not finished, and nothing trains it here ({far})" + (f", {': '.join(job)}" if job else "")
+
+
+def lost(root: Path) -> tuple[str, ...]:
+    """What became of a job that its sweep lost, and why; nothing of any other run."""
+    try:
+        job = loading.read_json(root, "job.json")
+    except Refused:
+        return ()
+    outcome, reason = job.get("outcome"), job.get("reason") or "no reason is written"
+    return (str(outcome), loading.printable(" ".join(str(reason)[:TEXT].split()))) if outcome in LOST else ()
 
 
 def is_held(path: Path) -> bool:
