@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import PROGRAM, Browser
-from planted_runs import add_sounds, plant
+from planted_runs import add_evaluation, add_sounds, plant
 
 from vaecollapse.report import report
 from vaecollapse.report.knobs import phase
@@ -196,13 +196,18 @@ def test_what_runs_hold_is_never_carried_out(browser, tmp_path):
             file.write(json.dumps(row) + "\n")
         with (run / "events.jsonl").open("a") as file:
             file.write(json.dumps({"step": 1, "event": HOSTILE, "__proto__": HOSTILE}) + "\n")
+        add_evaluation(tmp_path / "runs" / f"of {name}", run, more=HOSTILE)
         (run / "pictures").mkdir()
         picture = {"file": f"{HOSTILE}.png", "title": HOSTILE, "caption": HOSTILE}
         (run / "pictures" / "pictures.json").write_text(json.dumps([picture]))
-    for runs, query in (([str(tmp_path / "runs" / "a")], ""), ([str(tmp_path / "runs")], "#run=1")):
+    for runs, query in (
+        ([str(tmp_path / "runs" / "a"), str(tmp_path / "runs" / "of a")], ""),
+        ([str(tmp_path / "runs")], "#run=1"),
+    ):
         page = report(runs, tmp_path, cache=False).file
         browser.open(page, query=query)
         browser.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         assert browser.run("window.hit") is None and quiet(browser, page)
         assert browser.run("document.querySelectorAll('script').length") == 2
         assert HOSTILE in browser.run("document.body.innerText")
+        assert browser.run("document.querySelectorAll('table.found').length") == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hydra
 import pytest
-from planted_runs import add_sounds, plant
+from planted_runs import add_evaluation, add_sounds, plant
 
 from vaecollapse import cli, config
 from vaecollapse.help import keys_of
@@ -19,7 +19,7 @@ from vaecollapse.refusal import Refused
 from vaecollapse.report import Kept, leave_page, report
 from vaecollapse.report.folders import Place, places
 from vaecollapse.report.markdown import cell, code
-from vaecollapse.report.page import SERIES, data_of, html
+from vaecollapse.report.page import FEW, SERIES, data_of, html
 from vaecollapse.report.reading import read
 from vaecollapse.report.samples import EMPTY, Purse, embedded
 
@@ -312,6 +312,46 @@ def test_what_other_verbs_made_of_a_run_stands_beside_it(tmp_path):
     assert title == "a chart" and source.startswith("data:image/svg+xml;base64,"), "where no script runs"
     ((name, state, said),) = data_of([read(Place(made, "made"))], "", "")["unread"]
     assert (name, state) == ("made", "foreign") and str(run) in said
+
+
+def test_an_evaluation_stands_with_its_run_and_is_counted_where_it_is_left_out(tmp_path):
+    from vaecollapse.listening.scoring import Compared, Judged
+    from vaecollapse.metrics.base import Score
+    from vaecollapse.tasks.listening import told_of
+
+    run = plant(tmp_path / "runs" / "run")
+    score = Score("fad", 0.4, 0.1, n=80, blocks=21, truth=0.25)
+    heard = told_of(Compared([score], "80 clips against 80", ["1 is a copy"], Judged("bad", ["unlike"])))
+    add_evaluation(tmp_path / "runs" / "measured", run, **heard)
+    ((name, what, tables, notes),) = [
+        [each[key] for key in ("name", "what", "tables", "notes")]
+        for each in data(report([str(tmp_path / "runs")], tmp_path, cache=False).file)["runs"][0]["found"]
+    ]
+    assert (name, what) == ("measured", "512 test examples, last.ckpt of step 40: healthy")
+    assert tables[0] == ["", ["figure", "value", "95 %", ""], [["importance-weighted NLL (nats)", "1.5", "± 0.2", ""]]]
+    assert tables[1] == ["80 clips against 80", ["score", "value", "95 %", "real against real", ""],
+                         [["fad", "0.4", "± 0.21", "0.25", ""]]]  # fmt: skip
+    assert notes == ["bad: unlike", "1 is a copy"]
+    told = report([str(tmp_path / "runs")], tmp_path, form="markdown", cache=False).text
+    assert "| fad | 0.4 | ± 0.21 | 0.25 |" in told and "measured: run evaluated on 512 test" in told
+    made = read(Place(tmp_path / "runs" / "measured", "measured"))
+    many = data_of([read(Place(run, "run"))] * FEW + [read(Place(plant(tmp_path / "other"), "other")), made], "", "")
+    assert many["unread"] == [] and "1 × evaluation" in many["left_out"]
+    assert [run["found"] for run in many["runs"]] == [[]] * (FEW + 1)
+    assert sum("1 × evaluation" in run["note"] for run in many["runs"]) == 1
+
+
+@pytest.mark.parametrize("content", [
+    "{", "[]", '{"figures": 3, "scores": {}}', '{"figures": {"a": 1, "b": {"value": "x", "status": []}}}',
+    f'{{"scores": [1, {{"name": {{}}, "value": {HUGE}, "se": 1, "blocks": 1e300}}], "set": [], "notes": {{}}}}',
+])  # fmt: skip
+def test_an_evaluation_of_anything_costs_nobody_the_page(content, tmp_path):
+    run = plant(tmp_path / "runs" / "run")
+    add_evaluation(tmp_path / "runs" / "measured", run)
+    (tmp_path / "runs" / "measured" / "evaluation.json").write_text(content)
+    for form in ("html", "markdown"):
+        report([str(tmp_path / "runs")], tmp_path, form=form, cache=False)
+    assert data(tmp_path / "report.html")["runs"][0]["verdict"] == "healthy"
 
 
 def test_a_training_leaves_its_own_page_while_it_holds_its_lock(tmp_path):

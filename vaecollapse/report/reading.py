@@ -15,6 +15,7 @@ from ..labels import BESIDE, written
 from ..prescriptions import MEANING, STATES
 from ..refusal import Refused
 from .folders import Place
+from .made import found, made_of
 from .series import Number, heat, is_number, of_rows
 
 FILES = ("config.yaml", "overrides.txt", "provenance.json", "preflight.json", "trained.json", "verdict.json",
@@ -42,7 +43,8 @@ def read(place: Place, *, own: bool = False) -> Record:
         return record | _read(place.path, own)
     except Refused as error:
         if (source := made_of(place.path)) is not None:
-            return record | {"state": "foreign", "note": f"made of the run {source}: give that one too", "of": source}
+            note, content = f"made of the run {source}: give that one too", found(place.path)
+            return record | {"state": "foreign", "note": note, "of": source, "found": content}
         foreign = "describes no trained model" in str(error)
         return record | {"state": "foreign" if foreign else "broken", "note": str(error)}
     except UNREADABLE as error:
@@ -105,17 +107,6 @@ def _read(root: Path, own: bool) -> Record:
         "circumstances": circumstances(cfg, provenance, ended),
         "group": kind(cfg, provenance),
     }
-
-
-def made_of(root: Path) -> str | None:
-    """The run that an evaluation or samples are of."""
-    try:
-        provenance = loading.read_json(root, "provenance.json")
-    except (Refused, OSError, ValueError, RecursionError):
-        return None
-    told = provenance.get("evaluated") or provenance.get("sampled")
-    source = told.get("run") if isinstance(told, Mapping) else None
-    return loading.printable(source) if isinstance(source, str) else None
 
 
 # ---- how far it is

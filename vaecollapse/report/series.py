@@ -77,7 +77,7 @@ def heat(readings: Mapping[int, Mapping[int, Number]], rows: int = MOST_ROWS, co
     """Per-unit KL over time, of `readings` (step → unit → KL): `units` (highest final KL first), `steps`, `kl` (a row
     for each of `units` over `steps`, None where nothing was read), and `of`, how many units there are. Of more units
     than rows those at even distances in that order are shown, the first and last among them; of readings likewise."""
-    steps = spread(sorted(filter(is_number, readings)), columns)
+    steps = spread(sorted(step for step in readings if abs(step) <= sys.float_info.max), columns)
     if not steps:
         return {"units": [], "steps": [], "kl": [], "of": 0}
     final = readings[steps[-1]]

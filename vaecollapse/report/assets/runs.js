@@ -251,5 +251,6 @@ function unreadOf() {
 
 function manyRuns() {
   const figures = el("div", { class: "beside" }, phaseOf(), planeOf());
-  return [...headOf(), bestOf(), filtersOf(), figures, tableOf(), pairsOf(), unreadOf()].filter(Boolean);
+  const leftOut = DATA.left_out && el("p", { class: "note" }, DATA.left_out);
+  return [...headOf(), bestOf(), leftOut, filtersOf(), figures, tableOf(), pairsOf(), unreadOf()].filter(Boolean);
 }
