@@ -1,5 +1,6 @@
 """The page as people use it, in a headless Chromium: by pointer, keyboard and ear, at a desk and on a phone."""
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -137,6 +138,24 @@ def test_text_chips_and_levels_filter_table_plane_and_phase_diagram(browser, man
     browser.run("document.getElementById('filter').dispatchEvent(new Event('input'))")
     assert len(column(browser, 0)) == 1
     assert "1 of 13 runs" in browser.run("document.querySelector('.filters').innerText")
+
+
+def test_a_filter_of_the_phase_diagram_can_be_taken_off_where_its_knob_has_no_other(browser, tmp_path):
+    for i in range(6):
+        config = plant(tmp_path / str(i), seed=0) / "config.yaml"
+        knobs = (f"knob_{k}: {int(i in pair)}\n" for k, pair in enumerate(itertools.combinations(range(6), 2)))
+        config.write_text(config.read_text() + "".join(knobs))
+    browser.open(report([str(tmp_path)], tmp_path, cache=False).file)
+    assert browser.run("document.querySelectorAll('select[data-knob]').length") < 12
+    browser.run("document.querySelectorAll('select.axis').forEach((s, i) => { s.value = [12, -1][i];"
+                " s.dispatchEvent(new Event('change')); })")  # fmt: skip
+    clear = "document.querySelector('button.clear')"
+    assert browser.run(f"{clear}.hidden") and len(column(browser, 0)) == 6
+    browser.run("document.querySelector('.phase tbody td:nth-of-type(1) button').click()")
+    assert len(column(browser, 0)) == 4 and browser.run(f"{clear}.innerText") == "clear knob_12=0"
+    browser.run(f"{clear}.focus()")
+    browser.press("Enter")
+    assert len(column(browser, 0)) == 6 and browser.run(f"{clear}.hidden")
 
 
 def test_the_phase_diagram_counts_as_the_numbers_do_for_any_two_knobs(browser, many):

@@ -19,7 +19,8 @@ from vaecollapse.refusal import Refused
 from vaecollapse.report import Kept, leave_page, report
 from vaecollapse.report.folders import Place, places
 from vaecollapse.report.markdown import cell, code
-from vaecollapse.report.page import FEW, SERIES, data_of, html
+from vaecollapse.report.page import FEW, POINTS, SERIES, data_of, html
+from vaecollapse.report.page import run as page_run
 from vaecollapse.report.reading import read
 from vaecollapse.report.samples import EMPTY, Purse, embedded
 
@@ -281,6 +282,16 @@ def test_series_of_many_runs_are_thinned_to_a_page_of_bounded_size(tmp_path):
     assert sizes[200] / 200 < sizes[1] / 2
 
 
+def test_many_events_of_many_runs_do_not_swell_the_page(tmp_path):
+    run = plant(tmp_path / "run")
+    rows = [{"step": step, "event": "alarm", "alarm": "x" * 2000} for step in range(300)]
+    (run / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = read(Place(run, "run"))
+    for count, shown in ((FEW, 300), (100, 100), (10_000, 20)):
+        events = page_run(record, None, None, [], POINTS if count < 10_000 else 12, Purse(0), count)["events"]
+        assert [step for step, *_ in events] == list(range(300 - shown, 300)), "the last ones"
+
+
 def test_samples_travel_with_the_page_as_far_as_there_is_room(tmp_path):
     run = plant(tmp_path / "run")
     assert embedded(run, Purse(2**20)) == EMPTY
@@ -291,7 +302,10 @@ def test_samples_travel_with_the_page_as_far_as_there_is_room(tmp_path):
     listed = [{"file": "a.png", "title": "first", "caption": "one"}, {"file": "fake.png", "title": "second"},
               {"file": "../verdict.json", "title": "third"}, {"title": 4}, 5]  # fmt: skip
     (run / "pictures" / "pictures.json").write_text(json.dumps(listed))
+    for name in ("epoch_999", "epoch_1000"):
+        shutil.copytree(run / "samples" / "epoch_009", run / "samples" / name)
     shown = embedded(run, Purse(2**20))
+    assert shown["folder"] == "samples/epoch_1000", "the last by number"
     assert [kind for kind, _ in shown["sounds"]] == ["real", "reconstruction", "prior"]
     assert [(title, source[:15]) for title, _, source in shown["pictures"]] == [
         ("first", "data:image/png;"), ("second", ""), ("third", "")]  # fmt: skip

@@ -133,13 +133,14 @@ def run(
     series = {name: again(pair, points) for name, pair in record["series"].items() if count <= FEW or name in DRAWN}
     note = "; ".join(filter(None, [record["note"], left_out(besides, count)]))
     shown = besides if count <= FEW else []
+    events = record["events"] if count <= FEW else record["events"][-max(20, points // 4) :]
     return {
         "name": record["name"], "path": record["path"], "state": record["state"], "note": note,
         "verdict": verdict["verdict"] if verdict else "", "group": group, "frontier": kept, **numbers,
         "selection": selection[0] if selection else None, "seconds": seconds, "step": record["step"],
         "planned": record["planned"], "words": [knobs.worded(key, record["knobs"].get(key)) for key in keys],
         "command": record["command"], "evidence": evidence, "series": series,
-        "heat": smaller(record["heat"], *shape(points, record["heat"])), "events": record["events"],
+        "heat": smaller(record["heat"], *shape(points, record["heat"])), "events": events,
         "plan": record["plan"], "facts": facts(record),
         "samples": embedded(Path(record["path"]), purse, [Path(each["path"]) for each in shown])
         if count <= FEW else None,
