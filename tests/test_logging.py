@@ -182,7 +182,36 @@ def test_the_map_of_units_has_a_row_for_each_and_grows_with_the_readings() -> No
     rows = bright[:: len(bright) // 3][:3]
     first, last = rows[:, 0], rows[:, -1]
     assert np.argsort(-last).tolist() == [0, 1, 2] and np.argsort(-first).tolist() == [1, 0, 2]
-    assert UnitMap.state_dict(units) == {"readings": [[0.0, 1.0, 0.5], [0.0, 0.5, 2.0]]}
+    assert UnitMap.state_dict(units)["readings"] == [[0.0, 1.0, 0.5], [0.0, 0.5, 2.0]]
+
+
+@pytest.mark.parametrize("name", ["kl", "kl_base"])
+def test_the_map_of_units_hears_a_flow_too_and_stays_small_over_any_stop(name) -> None:
+    import lightning.pytorch as lightning
+
+    from vaecollapse.callbacks.monitor import CollapseMonitor, Look
+    from vaecollapse.callbacks.unit_map import COLUMNS, UnitMap
+
+    def heard(units: UnitMap, readings: range) -> UnitMap:
+        monitor = CollapseMonitor()
+        trainer = lightning.Trainer(callbacks=[monitor], logger=False, accelerator="cpu", enable_checkpointing=False)
+        units.setup(trainer, lightning.LightningModule(), "fit")
+        for i in readings:
+            for series in ({name: np.array([i, 1.0])}, {"sigma": np.ones(2)}, {}):
+                monitor.listeners[-1](Look(i, None, False, set(), series))
+        return units
+
+    for count in (1, COLUMNS, COLUMNS + 1, 2 * COLUMNS, 1007):
+        units = heard(UnitMap(), range(count))
+        steps = [int(reading[0]) for reading in units.readings]
+        assert (steps[0], steps[-1]) == (0, count - 1)
+        assert min(count, COLUMNS // 2) <= len(steps) <= COLUMNS
+        apart = np.diff(steps)
+        assert len({*apart[:-1]}) <= 1 and all(0 < last <= apart[0] for last in apart[-1:])
+        again = UnitMap()
+        again.load_state_dict(heard(UnitMap(), range(count // 2)).state_dict())
+        assert heard(again, range(count // 2, count)).state_dict() == units.state_dict()
+    assert units.picture().shape[1] <= 2 * COLUMNS
 
 
 # ---- the workspace and the sweep of W&B

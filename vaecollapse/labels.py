@@ -53,6 +53,25 @@ NAMES = {
     "kl_saved": "fall of KL(q(z)‖p) and of R (nats)",
     "train/distortion": "distortion D on training examples",
 }
+# of an evaluation
+FIGURES = {
+    "distortion": "distortion D, one draw",
+    "rate": "rate R, one draw",
+    "elbo": "ELBO = −(D + R) (nats)",
+    "iw_nll": "importance-weighted NLL (nats)",
+    "bits_per_dim": "bits per dimension",
+    "mse": "mean squared error",
+    "snr": "signal to noise (dB)",
+    "explained": "share of variance explained",
+    "iw_nll_per_token": "  per token",
+    "iw_perplexity": "  as perplexity",
+    "null_unigram": "NLL of a unigram model (nats)",
+    "null_unigram_per_token": "  per token",
+    "null_prompt": "NLL of an n-gram with the prompt",
+    "null_prompt_per_token": "  per token",
+    "rate_over_answer_entropy": "R over H(answer)",
+    "rate_over_answer_entropy_given_prompt": "R over H(answer given prompt)",
+}
 BESIDE = (
     "rate",
     "price_of_a_nat",

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from .detectors.base import Finding
 from .diagnosis import Verdict
-from .labels import BESIDE, written
+from .labels import BESIDE, FIGURES, written
 from .prescriptions import MEANING
 
 COLOURS = {"healthy": "bold green", "too_early": "bold yellow", "inconclusive": "bold yellow"}
@@ -84,26 +84,6 @@ def diagnosis_table(verdict: Verdict, source: str) -> RenderableType:
     lines += [labelled("missing", said) for said in verdict.missing]
     lines += [Padding(others, (1, 0, 1, 2))] if others.row_count else []
     return Group(*lines, labelled("of", source))
-
-
-FIGURES = {
-    "distortion": "distortion D, one draw",
-    "rate": "rate R, one draw",
-    "elbo": "ELBO = −(D + R) (nats)",
-    "iw_nll": "importance-weighted NLL (nats)",
-    "bits_per_dim": "bits per dimension",
-    "mse": "mean squared error",
-    "snr": "signal to noise (dB)",
-    "explained": "share of variance explained",
-    "iw_nll_per_token": "  per token",
-    "iw_perplexity": "  as perplexity",
-    "null_unigram": "NLL of a unigram model (nats)",
-    "null_unigram_per_token": "  per token",
-    "null_prompt": "NLL of an n-gram with the prompt",
-    "null_prompt_per_token": "  per token",
-    "rate_over_answer_entropy": "R over H(answer)",
-    "rate_over_answer_entropy_given_prompt": "R over H(answer given prompt)",
-}
 
 
 def evaluation_table(verdict: Verdict, figures: Mapping[str, Finding], what: str) -> RenderableType:

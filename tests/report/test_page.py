@@ -1,12 +1,13 @@
 """The page as people use it, in a headless Chromium: by pointer, keyboard and ear, at a desk and on a phone."""
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from browser import PROGRAM, Browser
-from planted_runs import add_sounds, plant
+from planted_runs import add_evaluation, add_sounds, plant
 
 from vaecollapse.report import report
 from vaecollapse.report.knobs import phase
@@ -139,6 +140,24 @@ def test_text_chips_and_levels_filter_table_plane_and_phase_diagram(browser, man
     assert "1 of 13 runs" in browser.run("document.querySelector('.filters').innerText")
 
 
+def test_a_filter_of_the_phase_diagram_can_be_taken_off_where_its_knob_has_no_other(browser, tmp_path):
+    for i in range(6):
+        config = plant(tmp_path / str(i), seed=0) / "config.yaml"
+        knobs = (f"knob_{k}: {int(i in pair)}\n" for k, pair in enumerate(itertools.combinations(range(6), 2)))
+        config.write_text(config.read_text() + "".join(knobs))
+    browser.open(report([str(tmp_path)], tmp_path, cache=False).file)
+    assert browser.run("document.querySelectorAll('select[data-knob]').length") < 12
+    browser.run("document.querySelectorAll('select.axis').forEach((s, i) => { s.value = [12, -1][i];"
+                " s.dispatchEvent(new Event('change')); })")  # fmt: skip
+    clear = "document.querySelector('button.clear')"
+    assert browser.run(f"{clear}.hidden") and len(column(browser, 0)) == 6
+    browser.run("document.querySelector('.phase tbody td:nth-of-type(1) button').click()")
+    assert len(column(browser, 0)) == 4 and browser.run(f"{clear}.innerText") == "clear knob_12=0"
+    browser.run(f"{clear}.focus()")
+    browser.press("Enter")
+    assert len(column(browser, 0)) == 6 and browser.run(f"{clear}.hidden")
+
+
 def test_the_phase_diagram_counts_as_the_numbers_do_for_any_two_knobs(browser, many):
     browser.open(many)
     data = embedded(browser)
@@ -196,13 +215,18 @@ def test_what_runs_hold_is_never_carried_out(browser, tmp_path):
             file.write(json.dumps(row) + "\n")
         with (run / "events.jsonl").open("a") as file:
             file.write(json.dumps({"step": 1, "event": HOSTILE, "__proto__": HOSTILE}) + "\n")
+        add_evaluation(tmp_path / "runs" / f"of {name}", run, more=HOSTILE)
         (run / "pictures").mkdir()
         picture = {"file": f"{HOSTILE}.png", "title": HOSTILE, "caption": HOSTILE}
         (run / "pictures" / "pictures.json").write_text(json.dumps([picture]))
-    for runs, query in (([str(tmp_path / "runs" / "a")], ""), ([str(tmp_path / "runs")], "#run=1")):
+    for runs, query in (
+        ([str(tmp_path / "runs" / "a"), str(tmp_path / "runs" / "of a")], ""),
+        ([str(tmp_path / "runs")], "#run=1"),
+    ):
         page = report(runs, tmp_path, cache=False).file
         browser.open(page, query=query)
         browser.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         assert browser.run("window.hit") is None and quiet(browser, page)
         assert browser.run("document.querySelectorAll('script').length") == 2
         assert HOSTILE in browser.run("document.body.innerText")
+        assert browser.run("document.querySelectorAll('table.found').length") == 2

@@ -4,13 +4,14 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import hydra
 import pytest
-from planted_runs import add_sounds, plant
+from planted_runs import add_evaluation, add_sounds, plant
 
 from vaecollapse import cli, config
 from vaecollapse.help import keys_of
@@ -18,7 +19,8 @@ from vaecollapse.refusal import Refused
 from vaecollapse.report import Kept, leave_page, report
 from vaecollapse.report.folders import Place, places
 from vaecollapse.report.markdown import cell, code
-from vaecollapse.report.page import SERIES, data_of, html
+from vaecollapse.report.page import FEW, POINTS, SERIES, data_of, html
+from vaecollapse.report.page import run as page_run
 from vaecollapse.report.reading import read
 from vaecollapse.report.samples import EMPTY, Purse, embedded
 
@@ -101,6 +103,11 @@ def edited(name: str, key: str, value: object):
     return edit
 
 
+def job(run: Path, outcome: object, reason: object) -> None:
+    (run / "job.json").write_text(json.dumps({"number": 0, "outcome": outcome, "reason": reason}))
+
+
+HUGE = 10**400  # as a whole number, which JSON has
 UNITS = "epoch,step,unit,reading,value\n"
 BROKEN = {
     "no config": (without("config.yaml"), "broken", "config.yaml"),
@@ -123,8 +130,20 @@ BROKEN = {
     "events of anything": (replaced("events.jsonl", '{"event": {"a": 1}, "step": []}\n'), "finished", ""),
     "older": (edited("provenance.json", "vaecollapse", "0.0.1"), "finished", "written by vaecollapse 0.0.1"),
     "provenance of anything": (replaced("provenance.json", '{"data": 3, "versions": 4}'), "broken", "cannot be read"),
+    "half a pair": (edited("verdict.json", "findings", ["\ud800"]), "finished", ""),
+    "steps too large": (edited("preflight.json", "steps", HUGE), "finished", ""),
+    "metrics huge": (replaced("metrics.jsonl", f'{{"step": {HUGE}}}\n{{"step": 1, "a": {HUGE}}}\n'), "finished", ""),
+    "units too late": (replaced("units.csv", f"{UNITS}1,{HUGE},0,kl,0.5\n"), "finished", ""),
+    "a knob too large": (lambda run: run.joinpath("config.yaml").write_text(
+        run.joinpath("config.yaml").read_text().replace("capacity: 8", f"capacity: {HUGE}")), "finished", ""),
     "not ended": (without("trained.json"), "finished", ""),  # it has taken its last step
     "killed": (lambda run: (run / ".running").touch(), "stopped", "nothing trains it here"),
+    "killed in a sweep": (lambda run: [(run / ".running").touch(), job(run, "killed", "ended by SIGKILL")], "stopped",
+                          "nothing trains it here (step 40 of 40), killed: ended by SIGKILL"),
+    "taken up after that": (lambda run: job(run, "killed", "ended by SIGKILL"), "finished", ""),
+    "refused in a sweep": (lambda run: [shutil.rmtree(run), run.mkdir(), job(run, "refused", "beta must be positive")],
+                           "refused", "beta must be positive"),
+    "a job of anything": (lambda run: [without("config.yaml")(run), job(run, [], {})], "broken", "no config.yaml"),
     "just begun": (lambda run: [(run / n).unlink() for n in ("trained.json", "verdict.json", "metrics.jsonl",
                                                             "units.csv", "events.jsonl")], "stopped", "step 0 of 40"),
 }  # fmt: skip
@@ -140,7 +159,16 @@ def test_a_broken_directory_is_shown_as_such_beside_a_whole_one(harm, state, sai
     shown = data(done.file)
     assert [run["name"] for run in shown["runs"] if run["verdict"] == "healthy"][-1] == "whole"
     assert len(shown["runs"]) + len(shown["unread"]) == 2
+    assert "Infinity" not in json.dumps(json.loads(json.dumps(shown), parse_int=float)), "as a browser reads numbers"
     assert "whole" in report([str(tmp_path / "runs")], tmp_path, form="markdown", cache=False).text
+
+
+def test_a_directory_whose_name_is_in_another_encoding_is_shown(tmp_path):
+    for name in (b"caf\xe9", b"other"):
+        plant(Path(os.fsdecode(os.fsencode(tmp_path) + b"/runs/" + name)))
+    runs, name = [str(tmp_path / "runs")], ascii("caf\udce9")
+    assert [run["name"] for run in data(report(runs, tmp_path, cache=False).file)["runs"]] == [name, "other"]
+    assert cell(name) in report(runs, tmp_path, form="markdown", cache=False).file.read_text("utf-8")
 
 
 def test_a_directory_in_which_a_process_trains_is_running_and_its_lock_is_left_alone(tmp_path):
@@ -254,6 +282,16 @@ def test_series_of_many_runs_are_thinned_to_a_page_of_bounded_size(tmp_path):
     assert sizes[200] / 200 < sizes[1] / 2
 
 
+def test_many_events_of_many_runs_do_not_swell_the_page(tmp_path):
+    run = plant(tmp_path / "run")
+    rows = [{"step": step, "event": "alarm", "alarm": "x" * 2000} for step in range(300)]
+    (run / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = read(Place(run, "run"))
+    for count, shown in ((FEW, 300), (100, 100), (10_000, 20)):
+        events = page_run(record, None, None, [], POINTS if count < 10_000 else 12, Purse(0), count)["events"]
+        assert [step for step, *_ in events] == list(range(300 - shown, 300)), "the last ones"
+
+
 def test_samples_travel_with_the_page_as_far_as_there_is_room(tmp_path):
     run = plant(tmp_path / "run")
     assert embedded(run, Purse(2**20)) == EMPTY
@@ -264,7 +302,10 @@ def test_samples_travel_with_the_page_as_far_as_there_is_room(tmp_path):
     listed = [{"file": "a.png", "title": "first", "caption": "one"}, {"file": "fake.png", "title": "second"},
               {"file": "../verdict.json", "title": "third"}, {"title": 4}, 5]  # fmt: skip
     (run / "pictures" / "pictures.json").write_text(json.dumps(listed))
+    for name in ("epoch_999", "epoch_1000"):
+        shutil.copytree(run / "samples" / "epoch_009", run / "samples" / name)
     shown = embedded(run, Purse(2**20))
+    assert shown["folder"] == "samples/epoch_1000", "the last by number"
     assert [kind for kind, _ in shown["sounds"]] == ["real", "reconstruction", "prior"]
     assert [(title, source[:15]) for title, _, source in shown["pictures"]] == [
         ("first", "data:image/png;"), ("second", ""), ("third", "")]  # fmt: skip
@@ -285,6 +326,46 @@ def test_what_other_verbs_made_of_a_run_stands_beside_it(tmp_path):
     assert title == "a chart" and source.startswith("data:image/svg+xml;base64,"), "where no script runs"
     ((name, state, said),) = data_of([read(Place(made, "made"))], "", "")["unread"]
     assert (name, state) == ("made", "foreign") and str(run) in said
+
+
+def test_an_evaluation_stands_with_its_run_and_is_counted_where_it_is_left_out(tmp_path):
+    from vaecollapse.listening.scoring import Compared, Judged
+    from vaecollapse.metrics.base import Score
+    from vaecollapse.tasks.listening import told_of
+
+    run = plant(tmp_path / "runs" / "run")
+    score = Score("fad", 0.4, 0.1, n=80, blocks=21, truth=0.25)
+    heard = told_of(Compared([score], "80 clips against 80", ["1 is a copy"], Judged("bad", ["unlike"])))
+    add_evaluation(tmp_path / "runs" / "measured", run, **heard)
+    ((name, what, tables, notes),) = [
+        [each[key] for key in ("name", "what", "tables", "notes")]
+        for each in data(report([str(tmp_path / "runs")], tmp_path, cache=False).file)["runs"][0]["found"]
+    ]
+    assert (name, what) == ("measured", "512 test examples, last.ckpt of step 40: healthy")
+    assert tables[0] == ["", ["figure", "value", "95 %", ""], [["importance-weighted NLL (nats)", "1.5", "± 0.2", ""]]]
+    assert tables[1] == ["80 clips against 80", ["score", "value", "95 %", "real against real", ""],
+                         [["fad", "0.4", "± 0.21", "0.25", ""]]]  # fmt: skip
+    assert notes == ["bad: unlike", "1 is a copy"]
+    told = report([str(tmp_path / "runs")], tmp_path, form="markdown", cache=False).text
+    assert "| fad | 0.4 | ± 0.21 | 0.25 |" in told and "measured: run evaluated on 512 test" in told
+    made = read(Place(tmp_path / "runs" / "measured", "measured"))
+    many = data_of([read(Place(run, "run"))] * FEW + [read(Place(plant(tmp_path / "other"), "other")), made], "", "")
+    assert many["unread"] == [] and "1 × evaluation" in many["left_out"]
+    assert [run["found"] for run in many["runs"]] == [[]] * (FEW + 1)
+    assert sum("1 × evaluation" in run["note"] for run in many["runs"]) == 1
+
+
+@pytest.mark.parametrize("content", [
+    "{", "[]", '{"figures": 3, "scores": {}}', '{"figures": {"a": 1, "b": {"value": "x", "status": []}}}',
+    f'{{"scores": [1, {{"name": {{}}, "value": {HUGE}, "se": 1, "blocks": 1e300}}], "set": [], "notes": {{}}}}',
+])  # fmt: skip
+def test_an_evaluation_of_anything_costs_nobody_the_page(content, tmp_path):
+    run = plant(tmp_path / "runs" / "run")
+    add_evaluation(tmp_path / "runs" / "measured", run)
+    (tmp_path / "runs" / "measured" / "evaluation.json").write_text(content)
+    for form in ("html", "markdown"):
+        report([str(tmp_path / "runs")], tmp_path, form=form, cache=False)
+    assert data(tmp_path / "report.html")["runs"][0]["verdict"] == "healthy"
 
 
 def test_a_training_leaves_its_own_page_while_it_holds_its_lock(tmp_path):

@@ -54,7 +54,7 @@ def report(
 def put(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole(file, sync=True) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_text(text, "utf-8", "replace")  # half a surrogate pair, a name in another encoding
 
 
 def leave_page(directory: Path) -> None:

@@ -11,7 +11,7 @@ from ..refusal import Refused
 DEEPEST, MOST = 8, 100_000  # levels below a folder, directories looked at
 GLOB = frozenset("*?[")
 # what only a run leaves: with any of these a directory is shown, whole or broken
-MARKS = ("config.yaml", "overrides.txt", "verdict.json", "metrics.jsonl", "checkpoints", "provenance.json")
+MARKS = ("config.yaml", "overrides.txt", "verdict.json", "metrics.jsonl", "checkpoints", "provenance.json", "job.json")
 
 
 class Place(NamedTuple):

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .series import is_number
+
 MOST, LEVELS, BINS, OTHERS = 24, 24, 12, "others"
 # what changes no number of a run
 SILENT = ("resume", "trust", "fail_on", "preflight", "probe", "report", "logger", "search", "sweep")
@@ -52,7 +54,7 @@ def worded(key: str, value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | float):
+    if is_number(value):
         return f"{value:g}"
     return str(value).rpartition(".")[2] if key.endswith("_target_") else str(value)
 
@@ -75,10 +77,6 @@ def levels(key: str, values: Sequence[Any]) -> tuple[list[str], list[int]]:
     sizes = {worded(key, value): float(value) for value in numbers}
     order = sorted(set(words), key=lambda word: (word == OTHERS, sizes.get(word, math.inf), word))
     return order, [order.index(word) for word in words]
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def binned(key: str, values: Sequence[Any], numbers: Sequence[float]) -> tuple[list[str], list[int]]:

@@ -16,6 +16,8 @@ def markdown(data: Mapping[str, Any]) -> str:
     """One run with its evidence, or many in tables."""
     runs = data["runs"]
     parts = one(runs[0]) if len(runs) == 1 else many(data)
+    parts += ["", cell(data["left_out"])] if data["left_out"] else []
+    parts += [line for run in runs for each in run["found"] for line in evaluation(run, each)]
     if data["unread"]:
         parts += ["", "Not read:", ""]
         parts += [f"- {cell(name)} ({state}): {cell(note)}" for name, state, note in data["unread"]]
@@ -55,6 +57,15 @@ def one(run: Mapping[str, Any]) -> list[str]:
     parts += ["", "Try next:", ""] if evidence["commands"] else []
     parts += [f"- {code(command)}  {cell(why)}" for command, why in evidence["commands"]]
     return [*parts, "", f"Run {cell(run['name'])}: {code(run['command'])}"]
+
+
+def evaluation(run: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """What was measured of a run afterwards."""
+    parts = ["", f"### {cell(found['name'])}: {cell(run['name'])} evaluated on {cell(found['what'])}"]
+    for what, head, rows in found["tables"]:
+        parts += ["", cell(what), ""] if what else [""]
+        parts += table(head, [list(map(cell, row)) for row in rows])
+    return [*parts, "", *(f"- {cell(note)}" for note in found["notes"])]
 
 
 def many(data: Mapping[str, Any]) -> list[str]:

@@ -59,14 +59,15 @@ def data_of(records: Sequence[Record], command: str, made: str) -> dict[str, Any
         "groups": names,
         "best": [[group, i, read[i]["command"]] for group, i in enumerate(bests) if i is not None],
         "runs": [run(r, of[i], on[i], keys, points, purse, len(read), besides[i]) for i, r in enumerate(read)],
+        "left_out": left_out([each for made in besides for each in made], len(read)),
         "unread": [[r["name"], r["state"], r["note"]] for r in other],
         "pairs": paired(read, of),
         "readings": list(pairs.NAMES.items()),
     }
 
 
-def attached(read: Sequence[Record], others: Sequence[Record]) -> tuple[list[Record], list[list[Path]]]:
-    """What is made of none of these runs, and for each run the directories that other verbs made of it."""
+def attached(read: Sequence[Record], others: Sequence[Record]) -> tuple[list[Record], list[list[Record]]]:
+    """What is made of none of these runs, and for each run what other verbs made of it."""
     index = {Path(record["path"]).resolve(): i for i, record in enumerate(read)}
     left, besides = [], [[] for _ in read]
     for record in others:
@@ -74,8 +75,18 @@ def attached(read: Sequence[Record], others: Sequence[Record]) -> tuple[list[Rec
         if at is None:
             left.append(record)
         else:
-            besides[at].append(Path(record["path"]))
+            besides[at].append(record)
     return left, besides
+
+
+def left_out(made: Sequence[Record], count: int) -> str:
+    """What of that a page of so many runs has no room for."""
+    if count <= FEW or not made:
+        return ""
+    evaluations = sum(record["found"] is not None for record in made)
+    counts = {"evaluation": evaluations, "directory of samples": len(made) - evaluations}
+    told = " and ".join(f"{n} × {what}" for what, n in counts.items() if n)
+    return f"left out, as these are more than {FEW} runs: {told}"
 
 
 def knob(key: str, records: Sequence[Record]) -> dict[str, Any]:
@@ -112,7 +123,7 @@ def run(
     points: int,
     purse: Purse,
     count: int,
-    besides: Sequence[Path] = (),
+    besides: Sequence[Record] = (),
 ) -> dict[str, Any]:
     """One run: what stands in the table, and what is shown where it is opened."""
     verdict = record["verdict"]
@@ -120,15 +131,20 @@ def run(
     numbers = {name: figure(record, name) for name in ("gap", "rate", "distortion", "information_rank")}
     evidence = {k: v for k, v in (verdict or {}).items() if k != "values" and (count <= FEW or k != "others")}
     series = {name: again(pair, points) for name, pair in record["series"].items() if count <= FEW or name in DRAWN}
+    note = "; ".join(filter(None, [record["note"], left_out(besides, count)]))
+    shown = besides if count <= FEW else []
+    events = record["events"] if count <= FEW else record["events"][-max(20, points // 4) :]
     return {
-        "name": record["name"], "path": record["path"], "state": record["state"], "note": record["note"],
+        "name": record["name"], "path": record["path"], "state": record["state"], "note": note,
         "verdict": verdict["verdict"] if verdict else "", "group": group, "frontier": kept, **numbers,
         "selection": selection[0] if selection else None, "seconds": seconds, "step": record["step"],
         "planned": record["planned"], "words": [knobs.worded(key, record["knobs"].get(key)) for key in keys],
         "command": record["command"], "evidence": evidence, "series": series,
-        "heat": smaller(record["heat"], *shape(points, record["heat"])), "events": record["events"],
+        "heat": smaller(record["heat"], *shape(points, record["heat"])), "events": events,
         "plan": record["plan"], "facts": facts(record),
-        "samples": embedded(Path(record["path"]), purse, besides) if count <= FEW else None,
+        "samples": embedded(Path(record["path"]), purse, [Path(each["path"]) for each in shown])
+        if count <= FEW else None,
+        "found": [each["found"] | {"name": each["name"]} for each in shown if each["found"] is not None],
     }  # fmt: skip
 
 

@@ -15,15 +15,19 @@ from ..labels import BESIDE, written
 from ..prescriptions import MEANING, STATES
 from ..refusal import Refused
 from .folders import Place
+from .made import found, made_of
 from .series import Number, heat, is_number, of_rows
 
 FILES = ("config.yaml", "overrides.txt", "provenance.json", "preflight.json", "trained.json", "verdict.json",
-         "metrics.jsonl", "units.csv", "events.jsonl")  # fmt: skip
+         "metrics.jsonl", "units.csv", "events.jsonl", "job.json")  # fmt: skip
+LOST = ("refused", "failed", "killed", "interrupted", "unfinished")  # what else than a verdict becomes of a sweep's job
 HELD = (".running", ".lock")  # in a directory while a process trains in it
 POINTS = 400  # of a series
 LONGEST, WHOLE, MOST_UNITS = 2**18, 2**25, 2**28  # bytes: of a line, of what is read line by line, of a units.csv
 EVENTS, TEXT = 300, 2000  # events that are shown, characters of one
 HEAD = b"epoch,step,unit,reading,value"
+# what hostile content may raise, whatever it is
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 Record = dict[str, Any]
 
 
@@ -39,15 +43,18 @@ def read(place: Place, *, own: bool = False) -> Record:
         return record | _read(place.path, own)
     except Refused as error:
         if (source := made_of(place.path)) is not None:
-            return record | {"state": "foreign", "note": f"made of the run {source}: give that one too", "of": source}
+            note, content = f"made of the run {source}: give that one too", found(place.path)
+            return record | {"state": "foreign", "note": note, "of": source, "found": content}
         foreign = "describes no trained model" in str(error)
         return record | {"state": "foreign" if foreign else "broken", "note": str(error)}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         return record | {"note": f"cannot be read ({type(error).__name__}: {loading.printable(str(error))[:200]})"}
 
 
 def _read(root: Path, own: bool) -> Record:
     if not os.path.lexists(root / "config.yaml"):
+        if job := lost(root):
+            return dict(zip(("state", "note"), job, strict=True))
         raise Refused("has no config.yaml")
     cfg = loading.config_content(root)
     faults: list[str] = []
@@ -102,17 +109,6 @@ def _read(root: Path, own: bool) -> Record:
     }
 
 
-def made_of(root: Path) -> str | None:
-    """The run that an evaluation or samples are of."""
-    try:
-        provenance = loading.read_json(root, "provenance.json")
-    except (Refused, OSError, ValueError, RecursionError):
-        return None
-    told = provenance.get("evaluated") or provenance.get("sampled")
-    source = told.get("run") if isinstance(told, Mapping) else None
-    return loading.printable(source) if isinstance(source, str) else None
-
-
 # ---- how far it is
 
 
@@ -124,7 +120,18 @@ def progress(root: Path, ended: bool, step: Number, planned: object, own: bool) 
         return "running", f"still training ({far})"
     if own or (not marks and (ended or (isinstance(planned, int) and step >= planned - 1))):
         return "finished", ""
-    return "stopped", f"not finished, and nothing trains it here ({far})"
+    job = lost(root)
+    return "stopped", f"not finished, and nothing trains it here ({far})" + (f", {': '.join(job)}" if job else "")
+
+
+def lost(root: Path) -> tuple[str, ...]:
+    """What became of a job that its sweep lost, and why; nothing of any other run."""
+    try:
+        job = loading.read_json(root, "job.json")
+    except Refused:
+        return ()
+    outcome, reason = job.get("outcome"), job.get("reason") or "no reason is written"
+    return (str(outcome), loading.printable(" ".join(str(reason)[:TEXT].split()))) if outcome in LOST else ()
 
 
 def is_held(path: Path) -> bool:

@@ -82,14 +82,23 @@ def latest(root: Path) -> str | None:
     """The folder of the last validation's samples, or `samples` itself."""
     top = root / "samples"
     try:
-        inner = sorted(path.name for path in top.iterdir() if path.is_dir() and names(path))
+        inner = sorted((path.name for path in top.iterdir() if path.is_dir() and names(path)), key=in_order)
     except OSError:
         return None
     return f"samples/{inner[-1]}" if inner else "samples"
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in KINDS)[:FILES]
+    return sorted((path.name for path in folder.iterdir() if path.suffix.lower() in KINDS), key=in_order)[:FILES]
+
+
+def in_order(name: str) -> list[str]:
+    """Numbers in a name by their size.
+
+    >>> sorted(["epoch_1000", "epoch_999"], key=in_order)
+    ['epoch_999', 'epoch_1000']
+    """
+    return [part.zfill(20) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def kind_of(stem: str) -> str:

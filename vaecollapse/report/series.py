@@ -1,6 +1,7 @@
 """What a screen can show of a series: fewer points with the same ends and extremes, and the KL of units as a table."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -55,7 +56,8 @@ def of_rows(rows: Sequence[Mapping], most: int) -> dict[str, tuple[list[Number],
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Finite, and no whole number that is too large for a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def in_time(steps: list[Number], values: list[Number]) -> tuple[list[Number], list[Number]]:
@@ -75,7 +77,7 @@ def heat(readings: Mapping[int, Mapping[int, Number]], rows: int = MOST_ROWS, co
     """Per-unit KL over time, of `readings` (step → unit → KL): `units` (highest final KL first), `steps`, `kl` (a row
     for each of `units` over `steps`, None where nothing was read), and `of`, how many units there are. Of more units
     than rows those at even distances in that order are shown, the first and last among them; of readings likewise."""
-    steps = spread(sorted(readings), columns)
+    steps = spread(sorted(step for step in readings if abs(step) <= sys.float_info.max), columns)
     if not steps:
         return {"units": [], "steps": [], "kl": [], "of": 0}
     final = readings[steps[-1]]

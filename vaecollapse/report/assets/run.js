@@ -208,10 +208,17 @@ function samplesOf(run) {
   return section(`Samples${found.folder ? ` (${found.folder})` : ""}`, parts);
 }
 
+function foundOf(run) { // by evaluations
+  if (!run.found.length) return null;
+  return section("Evaluations", run.found.map((each) => el("div", {}, el("h3", {}, each.name), el("p", {}, each.what),
+    each.tables.flatMap(([what, head, rows]) => [what && el("p", { class: "dim" }, what), table(head, rows, "found")]).filter(Boolean),
+    each.notes.map((note) => el("p", {}, note)))));
+}
+
 function provenanceOf(run) {
   return section("Where it comes from", command(run.command), table(null, run.plan.map(([label, text]) => [label, text]), "facts"), table(null, run.facts, "facts"));
 }
 
 function oneRun(run) {
-  return [verdictOf(run), courseOf(run), samplesOf(run), provenanceOf(run)].filter(Boolean);
+  return [verdictOf(run), courseOf(run), foundOf(run), samplesOf(run), provenanceOf(run)].filter(Boolean);
 }

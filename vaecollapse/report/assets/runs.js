@@ -3,6 +3,7 @@ const filter = { text: "", verdicts: new Set(), level: {} };
 const listeners = [];
 const COLUMNS = [["selection", "selection"], ["rate", "R"], ["distortion", "D"], ["gap", "value of z"], ["information_rank", "rank"], ["seconds", "seconds"]];
 const SHORT = 300; // rows before "show all"
+const SELECTS = 8; // knobs with a filter of their own
 
 DATA.runs.forEach((run, i) => {
   run.at = i;
@@ -65,11 +66,29 @@ function filtersOf() {
   const count = el("span", { class: "dim", role: "status" });
   listeners.push((kept) => { count.textContent = `${kept.length} of ${DATA.runs.length} runs`; });
   const text = el("input", { type: "search", id: "filter", placeholder: "name, verdict, beta=8 …", oninput: (event) => { filter.text = event.target.value; changed(); } });
-  const levels = DATA.knobs.slice(0, 8).map((knob, k) => el("label", {}, `${knob.name} `, el("select", { "data-knob": knob.name, onchange: (event) => {
+  const levels = DATA.knobs.slice(0, SELECTS).map((knob, k) => el("label", {}, `${knob.name} `, el("select", { "data-knob": knob.name, onchange: (event) => {
     if (event.target.value === "") delete filter.level[k]; else filter.level[k] = Number(event.target.value);
     changed();
   } }, el("option", { value: "" }, "any"), knob.levels.map((level, i) => el("option", { value: i }, level)))));
-  return el("div", { class: "filters" }, el("label", {}, "filter ", text), levels, count);
+  return el("div", { class: "filters" }, el("label", {}, "filter ", text), levels, count, clearOf(text));
+}
+
+function clearOf(text) { // the way back from any filter; it names those that have no other
+  const clear = el("button", { type: "button", class: "clear", onclick: () => {
+    filter.text = text.value = "";
+    filter.verdicts.clear();
+    filter.level = {};
+    for (const select of document.querySelectorAll("select[data-knob]")) select.value = "";
+    for (const chip of document.querySelectorAll(".chip")) chip.setAttribute("aria-pressed", "false");
+    text.focus();
+    changed();
+  } });
+  listeners.push(() => {
+    const hidden = Object.entries(filter.level).filter(([k]) => k >= SELECTS).map(([k, level]) => `${DATA.knobs[k].name}=${DATA.knobs[k].levels[level]}`);
+    clear.textContent = ["clear", ...hidden].join(" ");
+    clear.hidden = !filter.text && !filter.verdicts.size && !Object.keys(filter.level).length;
+  });
+  return clear;
 }
 
 function phaseOf() {
@@ -251,5 +270,6 @@ function unreadOf() {
 
 function manyRuns() {
   const figures = el("div", { class: "beside" }, phaseOf(), planeOf());
-  return [...headOf(), bestOf(), filtersOf(), figures, tableOf(), pairsOf(), unreadOf()].filter(Boolean);
+  const leftOut = DATA.left_out && el("p", { class: "note" }, DATA.left_out);
+  return [...headOf(), bestOf(), leftOut, filtersOf(), figures, tableOf(), pairsOf(), unreadOf()].filter(Boolean);
 }
