@@ -159,6 +159,53 @@ def test_mean_and_scale_are_a_posterior_and_read_as_one(folder, tmp_path):
     assert found["rate"].value == pytest.approx(float(exact), rel=1e-4)
 
 
+class Second(Noisy):
+    """Beside z what is no scale: features of another shape, a log-variance, or what is zero for some clips, of which
+    none is among the first two."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.of.encode(x)
+        if self.kind == "features":
+            return z, 1 + z.repeat(1, 3).abs()
+        if self.kind == "log-variance":
+            return z, -3 + 0 * z
+        return z, (z[:, :1] > -0.15).to(z) + 0 * z
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.of.decode(z)
+
+
+@pytest.mark.parametrize("kind", ["features", "log-variance", "zero for some"])
+def test_a_second_output_that_is_no_scale_is_left_out_and_said(folder, tmp_path, kind):
+    """z is then read as a code, as it is where it comes alone."""
+    verdict = judged(Second(kind), folder, tmp_path)
+    assert any("a second output that is no scale" in said and "exp(log_variance / 2)" in said for said in
+               verdict.findings)  # fmt: skip
+    assert not any("gives z alone" in said for said in verdict.findings)
+    assert verdict.readings["rate"].status == "undefined"
+    assert verdict.readings["information_rank"].value == 8
+
+
+class Whispering(Noisy):
+    """z = 1 + 3·10⁻⁷ w·x."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return 1 + 3e-7 * self.of.encode(x) / 0.1
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.of.decode(z)
+
+
+def test_a_code_that_stands_still_has_no_information_however_its_last_bits_differ(folder, tmp_path):
+    found = judged(Whispering(), folder, tmp_path).readings
+    assert found["dead_units"].value == found["units"].value == 8
+    assert (found["mi"].value, found["mi"].status) == (0, "absent")
+
+
 def test_a_few_samples_more_or_fewer_are_cut_and_that_is_said(folder, tmp_path):
     whole, more, fewer = (judged(Linear(8, frames=4, more=each), folder, tmp_path) for each in (0, 17, -17))
     for cut, said in ((more, "17 samples more"), (fewer, "17 samples fewer")):
