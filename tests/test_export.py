@@ -269,6 +269,13 @@ def test_what_is_no_function_of_x_and_z_is_refused(vae, batch, said) -> None:
         exporting.given_for(exporting.Programs(vae), batch, 0)
 
 
+class Unscaled(Affine):
+    """The scale of one unit is no number, after a mean that is."""
+
+    def encode(self, x, context=None, mask=None):
+        return Independent(Normal(x, x.new_tensor([1.0, torch.nan]).expand_as(x), validate_args=False), 1)
+
+
 class Looking(Affine):
     """A decoder that takes another way where z is large: of that a trace keeps only one."""
 
@@ -282,6 +289,15 @@ def test_a_program_that_is_another_function_is_refused() -> None:
         given = exporting.given_for(programs, Batch(X), 0)
         files = exporting.made(programs, given, "torchscript")
         with pytest.raises(Refused, match=r"the program of (decode|sample) is off by .* Looking"):
+            exporting.checked(files, programs, given)
+
+
+def test_numbers_that_are_not_finite_are_refused_wherever_they_stand() -> None:
+    programs = exporting.Programs(Unscaled())
+    with torch.no_grad():
+        given = exporting.given_for(programs, Batch(X), 0)
+        files = exporting.made(programs, given, "torchscript")
+        with pytest.raises(Refused, match="encode gives numbers that are not finite"):
             exporting.checked(files, programs, given)
 
 

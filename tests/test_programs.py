@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from vaecollapse import cli, config, diagnose
+from vaecollapse.datasets.audio import AudioFolderData
 from vaecollapse.detectors.decoder_reliance import DecoderReliance
 from vaecollapse.distributions.likelihoods import SpectralLikelihood
 from vaecollapse.evaluation import read
@@ -237,6 +238,20 @@ def test_an_export_of_ours_has_the_value_of_z_that_the_run_reads(folder, tmp_pat
         assert found["gap"].value == pytest.approx(own.value, rel=1e-3, abs=1e-5)
         assert ("rate" in found) == (not flows), "R of a flow is no Gaussian's"
         assert found["information_rank"].value is not None
+
+
+def test_the_level_is_the_whole_recordings_as_in_training(tmp_path):
+    """Half of it loud, half silent: of the loud half alone the level is another."""
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        whole = np.concatenate([0.2 * rng.standard_normal(TIME).clip(-2, 2), np.full(3 * TIME, 1e-3)])
+        sf.write(tmp_path / f"{name}.wav", whole, RATE, subtype="FLOAT")
+    told = {"sample_rate": RATE, "length": TIME, "normalise": "rms"}
+    data = AudioFolderData(root=tmp_path, sample_rate=RATE, seconds=TIME / RATE, multiple_of=1, normalise="rms",
+                           val_fraction=0.25, test_fraction=0.0, pack_gib=0.0)  # fmt: skip
+    own = torch.stack([part[i].x for part in (data.splits.train, data.splits.validation) for i in range(len(part))])
+    found = clips_of(str(tmp_path), told, rate=None, length=None, examples=4).batch.x
+    torch.testing.assert_close(found[found[:, 0].argsort()], own[own[:, 0].argsort()])
 
 
 # ---- the third function

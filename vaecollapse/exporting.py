@@ -180,7 +180,12 @@ def checked(files: Mapping[str, bytes], programs: Programs, given: Given) -> flo
             for count in (1, TRACED, len(given.x)):
                 parts = given.of(name, count)
                 found, own = program(*parts), getattr(programs, name)(*parts)
-                pairs = zip(found, own, strict=True) if name == "encode" else [(found, own)]
+                pairs = [*zip(found, own, strict=True)] if name == "encode" else [(found, own)]
+                if not all(bool(torch.isfinite(each).all()) for pair in pairs for each in pair):
+                    raise Refused(
+                        f"{name} gives numbers that are not finite for {count} examples of this run: export another "
+                        "checkpoint, such as checkpoint=last"
+                    )
                 off = max(float((f - o).abs().max() / o.abs().max().clamp(min=1e-30)) for f, o in pairs)
                 if not off <= CLOSE:
                     raise Refused(

@@ -21,7 +21,7 @@ from ..elbo import ELBO, noise
 from ..evaluation import blocks_of, quiet, read, spread
 from ..files import read_object
 from ..listening.network import loaded
-from ..listening.sounds import Folder
+from ..listening.sounds import Clip, Folder
 from ..refusal import Refused
 from ..vae import PART, VAE
 from .base import Evidence, known
@@ -113,16 +113,16 @@ def clips_of(
     x, mask = torch.zeros(len(chosen), longest), torch.zeros(len(chosen), longest, dtype=torch.bool)
     for row, clip in enumerate(chosen):
         waveform = torch.from_numpy(clip.read()[:longest])
-        x[row, : len(waveform)] = waveform * level(waveform, clip.peak, told.get("normalise"))
+        x[row, : len(waveform)] = waveform * level(clip, told.get("normalise"))
         mask[row, : len(waveform)] = True
     return Clips(Batch(x, None, mask, torch.arange(len(x))), rate, sounds.said)
 
 
-def level(waveform: Tensor, peak: float, normalise: Any) -> float:
-    """What a run of ours multiplied its recordings by."""
-    loudest = LEVELS["peak"] / peak
+def level(clip: Clip, normalise: Any) -> float:
+    """What a run of ours multiplied its recordings by, the whole of them."""
+    loudest = LEVELS["peak"] / clip.peak
     if normalise == "rms":
-        return min(LEVELS["rms"] / max(1e-12, float(waveform.square().mean().sqrt())), loudest)
+        return min(LEVELS["rms"] / clip.rms, loudest)
     return loudest if normalise == "peak" else 1.0
 
 
