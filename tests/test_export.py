@@ -23,6 +23,7 @@ from vaecollapse.distributions.autoregressive import Autoregressive
 from vaecollapse.distributions.flows import FlowDistribution
 from vaecollapse.elbo import draw, gaussian, noise
 from vaecollapse.refusal import Refused
+from vaecollapse.tasks.exporting import silence_told
 from vaecollapse.tasks.measuring import opened
 from vaecollapse.vae import VAE
 
@@ -140,7 +141,8 @@ def test_in_a_process_without_this_package_the_numbers_are_the_runs_own(exports,
 def test_what_is_said_of_a_run_of_sounds(exports, runs) -> None:
     told = exports["sound", "torchscript"]
     said, run = told.content, runs["sound"]
-    assert (said["sample_rate"], said["length"]) == (8000, 1024)
+    assert (said["sample_rate"], said["length"], said["trim"]) == (8000, 1024, None)
+    assert said["padding_differs"] == {"clips": 0.0, "largest": 0.0}
     assert said["shapes"] == {"x": ["batch", 1024], "z": ["batch", 3], "noise": ["batch", 3]}
     assert (said["posterior"], said["prior"], said["seed"], said["latent_dim"]) == ("flow", "flow", 3, 3)
     assert sorted(said["order"]) == [0, 1, 2]
@@ -159,6 +161,34 @@ def test_zeros_at_a_clips_end_are_its_padding(exports) -> None:
     masks = torch.stack([exporting.sounding(told.batch.x)[i] for i in range(5)])
     assert torch.equal(masks, told.batch.mask)
     assert not bool(told.batch.mask.all())
+
+
+class Averaging(VAE):
+    """z is the mean over what the mask says is data."""
+
+    def encode(self, x, context=None, mask=None):
+        mean = ((x * mask).sum(1) / mask.sum(1))[:, None]
+        return Independent(Normal(mean, torch.full_like(mean, 0.5)), 1)
+
+    def prior(self, context=None):
+        return Independent(Normal(torch.zeros(1), torch.ones(1)), 1)
+
+    def decode(self, z, context=None, mask=None):
+        return Independent(Normal(z.expand(-1, 8), 1.0), 1)
+
+
+@pytest.mark.parametrize("trailing", [0, 2, 4])
+def test_silence_at_the_end_of_a_recording_is_told(trailing, caplog) -> None:
+    """Ones, of one clip in four followed by zeros that are its own: there the mean is 6/(6 + zeros), the programs' 1.
+    The largest number of the first batch is its own mean and σ."""
+    x, mask = torch.zeros(4, 12), torch.zeros(4, 12, dtype=torch.bool)
+    x[:, :6], mask[:, :6], mask[0, : 6 + trailing] = 1, True, True
+    programs = exporting.Programs(Averaging(), padded=True)
+    told = silence_told(programs, [Batch(x[:1], None, mask[:1]), Batch(x, None, mask)])
+    own = 6 / (6 + trailing)
+    assert told["clips"] == (2 / 5 if trailing else 0)
+    assert told["largest"] == pytest.approx((1 - own) / (own + 0.5), abs=1e-6)
+    assert ("40 % of these clips end in zeros that are no padding to the run" in caplog.text) == bool(trailing)
 
 
 # ---- what mean, scale and order are
@@ -239,6 +269,13 @@ def test_what_is_no_function_of_x_and_z_is_refused(vae, batch, said) -> None:
         exporting.given_for(exporting.Programs(vae), batch, 0)
 
 
+class Unscaled(Affine):
+    """The scale of one unit is no number, after a mean that is."""
+
+    def encode(self, x, context=None, mask=None):
+        return Independent(Normal(x, x.new_tensor([1.0, torch.nan]).expand_as(x), validate_args=False), 1)
+
+
 class Looking(Affine):
     """A decoder that takes another way where z is large: of that a trace keeps only one."""
 
@@ -252,6 +289,15 @@ def test_a_program_that_is_another_function_is_refused() -> None:
         given = exporting.given_for(programs, Batch(X), 0)
         files = exporting.made(programs, given, "torchscript")
         with pytest.raises(Refused, match=r"the program of (decode|sample) is off by .* Looking"):
+            exporting.checked(files, programs, given)
+
+
+def test_numbers_that_are_not_finite_are_refused_wherever_they_stand() -> None:
+    programs = exporting.Programs(Unscaled())
+    with torch.no_grad():
+        given = exporting.given_for(programs, Batch(X), 0)
+        files = exporting.made(programs, given, "torchscript")
+        with pytest.raises(Refused, match="encode gives numbers that are not finite"):
             exporting.checked(files, programs, given)
 
 

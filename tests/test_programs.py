@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from vaecollapse import cli, config, diagnose
+from vaecollapse.datasets.audio import AudioFolderData
 from vaecollapse.detectors.decoder_reliance import DecoderReliance
 from vaecollapse.distributions.likelihoods import SpectralLikelihood
 from vaecollapse.evaluation import read
@@ -159,6 +160,53 @@ def test_mean_and_scale_are_a_posterior_and_read_as_one(folder, tmp_path):
     assert found["rate"].value == pytest.approx(float(exact), rel=1e-4)
 
 
+class Second(Noisy):
+    """Beside z what is no scale: features of another shape, a log-variance, or what is zero for some clips, of which
+    none is among the first two."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.of.encode(x)
+        if self.kind == "features":
+            return z, 1 + z.repeat(1, 3).abs()
+        if self.kind == "log-variance":
+            return z, -3 + 0 * z
+        return z, (z[:, :1] > -0.15).to(z) + 0 * z
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.of.decode(z)
+
+
+@pytest.mark.parametrize("kind", ["features", "log-variance", "zero for some"])
+def test_a_second_output_that_is_no_scale_is_left_out_and_said(folder, tmp_path, kind):
+    """z is then read as a code, as it is where it comes alone."""
+    verdict = judged(Second(kind), folder, tmp_path)
+    assert any("a second output that is no scale" in said and "exp(log_variance / 2)" in said for said in
+               verdict.findings)  # fmt: skip
+    assert not any("gives z alone" in said for said in verdict.findings)
+    assert verdict.readings["rate"].status == "undefined"
+    assert verdict.readings["information_rank"].value == 8
+
+
+class Whispering(Noisy):
+    """z = 1 + 3·10⁻⁷ w·x."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return 1 + 3e-7 * self.of.encode(x) / 0.1
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.of.decode(z)
+
+
+def test_a_code_that_stands_still_has_no_information_however_its_last_bits_differ(folder, tmp_path):
+    found = judged(Whispering(), folder, tmp_path).readings
+    assert found["dead_units"].value == found["units"].value == 8
+    assert (found["mi"].value, found["mi"].status) == (0, "absent")
+
+
 def test_a_few_samples_more_or_fewer_are_cut_and_that_is_said(folder, tmp_path):
     whole, more, fewer = (judged(Linear(8, frames=4, more=each), folder, tmp_path) for each in (0, 17, -17))
     for cut, said in ((more, "17 samples more"), (fewer, "17 samples fewer")):
@@ -190,6 +238,20 @@ def test_an_export_of_ours_has_the_value_of_z_that_the_run_reads(folder, tmp_pat
         assert found["gap"].value == pytest.approx(own.value, rel=1e-3, abs=1e-5)
         assert ("rate" in found) == (not flows), "R of a flow is no Gaussian's"
         assert found["information_rank"].value is not None
+
+
+def test_the_level_is_the_whole_recordings_as_in_training(tmp_path):
+    """Half of it loud, half silent: of the loud half alone the level is another."""
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        whole = np.concatenate([0.2 * rng.standard_normal(TIME).clip(-2, 2), np.full(3 * TIME, 1e-3)])
+        sf.write(tmp_path / f"{name}.wav", whole, RATE, subtype="FLOAT")
+    told = {"sample_rate": RATE, "length": TIME, "normalise": "rms"}
+    data = AudioFolderData(root=tmp_path, sample_rate=RATE, seconds=TIME / RATE, multiple_of=1, normalise="rms",
+                           val_fraction=0.25, test_fraction=0.0, pack_gib=0.0)  # fmt: skip
+    own = torch.stack([part[i].x for part in (data.splits.train, data.splits.validation) for i in range(len(part))])
+    found = clips_of(str(tmp_path), told, rate=None, length=None, examples=4).batch.x
+    torch.testing.assert_close(found[found[:, 0].argsort()], own[own[:, 0].argsort()])
 
 
 # ---- the third function

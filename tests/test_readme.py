@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import vaecollapse
 from vaecollapse import cli, config
+from vaecollapse.exporting import INPUTS
 from vaecollapse.prescriptions import STATES
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +91,23 @@ def test_every_local_link_leads_somewhere() -> None:
         links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text("utf-8"))
         missing = [link for link in links if not (page.parent / link).exists()]
         assert not missing, f"{page.name} links to {missing}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_is_empty(page) -> None:
+    title, _, body = page.read_text("utf-8").partition("\n")
+    assert re.match(r"# \S", title) and len(body.split()) > 50
+
+
+def test_the_page_of_exports_names_every_key_and_function() -> None:
+    """Each key that is written stands in the table."""
+    text = (ROOT / "docs/export.md").read_text("utf-8")
+    source = (ROOT / "vaecollapse/tasks/exporting.py").read_text("utf-8")
+    (written,) = re.findall(r'run\.write\("export\.json", \{(.*?)\n    \}\)', source, re.S)
+    keys = re.findall(r'^        "(\w+)":', written, re.M)
+    assert len(keys) > 10
+    assert not [key for key in keys if f"`{key}`" not in text]
+    assert not [name for name in INPUTS if f"`{name}({', '.join(INPUTS[name])})`" not in text]
 
 
 def test_the_map_names_what_exists_and_every_folder() -> None:

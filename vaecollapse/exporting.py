@@ -180,7 +180,12 @@ def checked(files: Mapping[str, bytes], programs: Programs, given: Given) -> flo
             for count in (1, TRACED, len(given.x)):
                 parts = given.of(name, count)
                 found, own = program(*parts), getattr(programs, name)(*parts)
-                pairs = zip(found, own, strict=True) if name == "encode" else [(found, own)]
+                pairs = [*zip(found, own, strict=True)] if name == "encode" else [(found, own)]
+                if not all(bool(torch.isfinite(each).all()) for pair in pairs for each in pair):
+                    raise Refused(
+                        f"{name} gives numbers that are not finite for {count} examples of this run: export another "
+                        "checkpoint, such as checkpoint=last"
+                    )
                 off = max(float((f - o).abs().max() / o.abs().max().clamp(min=1e-30)) for f, o in pairs)
                 if not off <= CLOSE:
                     raise Refused(
@@ -189,6 +194,29 @@ def checked(files: Mapping[str, bytes], programs: Programs, given: Given) -> flo
                     )
                 worst = max(worst, off)
     return worst
+
+
+class Padding(NamedTuple):
+    """Where the programs make another q(z|x) than the run: the share of `clips` on which they differ by more than
+    `CLOSE`, and the `largest` difference of z at no noise and at one σ, relative to the largest number."""
+
+    clips: float
+    largest: float
+
+
+def padding_differs(programs: Programs, batches: Sequence[Batch]) -> Padding:
+    """A run's mask ends with the recording, a program's with the last sample that is not zero: of a recording that
+    ends in zeros these are two functions."""
+    found = torch.cat([_off_by_padding(programs, batch) for batch in batches])
+    return Padding(float((found > CLOSE).double().mean()), float(found.max()))
+
+
+def _off_by_padding(programs: Programs, batch: Batch) -> Float[Tensor, " batch"]:
+    own, seen = programs.vae.encode(batch.x, None, batch.mask), programs.posterior(batch.x)
+    shape = (len(batch.x), *programs.vae.prior().event_shape)
+    pairs = [(draw(own, eps), draw(seen, eps)) for eps in (batch.x.new_zeros(shape), batch.x.new_ones(shape))]
+    z, other = (torch.stack(each, 1).flatten(1) for each in zip(*pairs, strict=True))
+    return ((other - z).abs().amax(1) / z.abs().max().clamp(min=1e-30)).nan_to_num(torch.inf)
 
 
 def nats_by_unit(vae: VAE, batches: Sequence[Batch]) -> Float[Tensor, " k"]:

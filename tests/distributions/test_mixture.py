@@ -38,6 +38,19 @@ def test_far_out_nothing_is_infinite_and_the_density_is_still_the_mixtures():
     assert gradient.isfinite().all()
 
 
+def test_the_inverse_is_the_same_bits_with_a_gradient_as_without():
+    """Far out too; and the gradient is (du/dz)⁻¹."""
+    transform = MixtureTransform(*(each.float() for each in parameters()))
+    u = torch.tensor([[-7.0, 0.3, 9.0]], requires_grad=True)
+    z = transform.inv(u)
+    with torch.no_grad():
+        assert torch.equal(z, transform.inv(u.detach()))
+    (gradient,) = torch.autograd.grad(z[0, 1], u)
+    at = z.detach()
+    expected = (-transform.log_abs_det_jacobian(at, transform(at))).exp()
+    torch.testing.assert_close(gradient[0, 1], expected[0, 1])
+
+
 def test_a_unit_is_given_those_before_it_and_no_other():
     prior = FlowPrior(units=4, kind="mixture", transforms=1)()
     with torch.enable_grad():

@@ -61,4 +61,5 @@ class MixtureTransform(Transform):
             slope = self.log_abs_det_jacobian(middle, self._call(middle)).exp().clamp(min=1e-6)
         if not torch.is_grad_enabled():
             return middle
-        return middle + (y - self._call(middle)) / slope  # a step of Newton's carries the gradient
+        step = (y - self._call(middle)) / slope  # Newton's, of which only the gradient is taken
+        return middle + (step - step.detach())

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
@@ -21,7 +21,7 @@ from ..elbo import ELBO, noise
 from ..evaluation import blocks_of, quiet, read, spread
 from ..files import read_object
 from ..listening.network import loaded
-from ..listening.sounds import Folder
+from ..listening.sounds import Clip, Folder
 from ..refusal import Refused
 from ..vae import PART, VAE
 from .base import Evidence, known
@@ -33,7 +33,16 @@ LONGEST = 30.0  # seconds of a clip, where no length is declared
 ROUND = 2048  # samples that an undeclared length is rounded up to: strides divide it
 NUMBERS = 2**27  # in memory: of long clips fewer are read
 CUT = 8  # a network may give up to one part in so many more or fewer samples than it was given
+STILL = 1e-6  # of the largest number in z: units that move less do not move
 LEVELS = {"peak": 0.95, "rms": 0.1}  # that a run of ours brings its recordings to
+NO_SCALE = (
+    "encode gives a second output that is no scale (not positive, or of another shape) and it was left out; if it is a "
+    "log-variance, give (mean, exp(log_variance / 2))"
+)
+NO_PRIOR = (
+    "encode gives a mean and a scale, but sample is not decode of N(0, I): p(z) is not known, and z is read alone"
+)
+ALONE = "R, I(x; z) in nats and whether z fills a prior cannot be known"
 SPECTRAL = "D is the multi-scale spectral distance (1024, 256, 64), its floors set on these clips"
 
 
@@ -104,16 +113,16 @@ def clips_of(
     x, mask = torch.zeros(len(chosen), longest), torch.zeros(len(chosen), longest, dtype=torch.bool)
     for row, clip in enumerate(chosen):
         waveform = torch.from_numpy(clip.read()[:longest])
-        x[row, : len(waveform)] = waveform * level(waveform, clip.peak, told.get("normalise"))
+        x[row, : len(waveform)] = waveform * level(clip, told.get("normalise"))
         mask[row, : len(waveform)] = True
     return Clips(Batch(x, None, mask, torch.arange(len(x))), rate, sounds.said)
 
 
-def level(waveform: Tensor, peak: float, normalise: Any) -> float:
-    """What a run of ours multiplied its recordings by."""
-    loudest = LEVELS["peak"] / peak
+def level(clip: Clip, normalise: Any) -> float:
+    """What a run of ours multiplied its recordings by, the whole of them."""
+    loudest = LEVELS["peak"] / clip.peak
     if normalise == "rms":
-        return min(LEVELS["rms"] / max(1e-12, float(waveform.square().mean().sqrt())), loudest)
+        return min(LEVELS["rms"] / clip.rms, loudest)
     return loudest if normalise == "peak" else 1.0
 
 
@@ -150,6 +159,7 @@ class Programmed(VAE):
         super().__init__()
         self.functions, self.distance, self.planes = functions, distance, planes
         self.gaussian, self.code_drawn = False, functions.draw is not None
+        self.why = "encode gives z alone"  # it is read as a code
         self.unit: tuple[int, ...] = ()
         self.lost = 0  # samples that decode gives more or fewer
 
@@ -268,8 +278,15 @@ def read_as(functions: Functions, batch: Batch, distance: Any) -> Programmed:
         vae.encoded(few.x)
     found = vae.encoded(few.x)
     if isinstance(found, tuple):
-        vae.gaussian = bool((found[1] > 0).all()) and is_gaussian(vae, few, *found)
+        scaled = all(has_scale(*vae.encoded(batch.x[rows])) for rows in blocks_of(len(batch.x), BLOCK))
+        vae.gaussian = scaled and is_gaussian(vae, few, *found)
+        vae.why = NO_PRIOR if scaled else NO_SCALE
     return vae
+
+
+def has_scale(mean: Tensor, second: Tensor) -> bool:
+    """Can what encode gives beside the mean be a σ?"""
+    return second.shape == mean.shape and bool((second > 0).all())
 
 
 def is_gaussian(vae: Programmed, batch: Batch, mean: Tensor, scale: Tensor) -> bool:
@@ -333,13 +350,23 @@ def readings(vae: Programmed, blocks: list[Batch], seed: int) -> tuple[dict[str,
     found = read(vae, blocks, detectors, seed=seed)[0]
     found = {name: each for name, each in found.items() if name not in ("gap_prior", "gap_zero")}  # of which prior?
     z = torch.cat([vae.encoded_mean(block.x) for block in blocks])
-    still = int((z.flatten(1).std(0) <= 1e-6 * z.abs().max().clamp(min=1e-30)).sum())
-    units = z[0].numel()
-    found |= {"units": Finding("units", float(units)), "dead_units": Finding("dead_units", float(still))}
+    dead, kinds = still(z.flatten(1))
+    found |= {"units": Finding("units", float(len(dead))), "dead_units": Finding("dead_units", float(dead.sum()))}
     if vae.code_drawn:
-        return found, ["q(z|x) and p(z) are known by draws and not by densities: R and I(x; z) are not measured"]
-    kinds = len(torch.unique(z.flatten(1), dim=0))
+        more = [NO_SCALE] * (vae.why == NO_SCALE)
+        return found, [*more, "q(z|x) and p(z) are known by draws and not by densities: R and I(x; z) are not measured"]
     note = f"ln of {kinds} different z: a deterministic code has no I in nats but this least"
     found["mi"] = Finding("mi", float(np.log(kinds)), None, len(z), "material" if kinds > 1 else "absent", note=note)
-    found["rate"] = undefined("rate", "encode gives z alone, and no q(z|x)")
-    return found, ["encode gives z alone: R, I(x; z) in nats and whether z fills a prior cannot be known"]
+    found["rate"] = undefined("rate", "of q(z|x) and p(z) no densities are known")
+    return found, [f"{vae.why}: {ALONE}"]
+
+
+def still(z: Float[Tensor, "batch k"]) -> tuple[Bool[Tensor, " k"], int]:
+    """Which units stand still, to 10⁻⁶ of the largest number, and how many different z there are to the same accuracy.
+
+    >>> still(torch.tensor([[1.0, 0.0], [1.0 + 1e-7, 2.0], [1.0, 2.0]]))
+    (tensor([ True, False]), 2)
+    """
+    step = STILL * z.abs().max().clamp(min=1e-30)
+    dead = z.std(0) <= step
+    return dead, len(torch.unique(((z - z.mean(0)) / step).round().masked_fill(dead, 0.0), dim=0))

@@ -23,11 +23,13 @@ Waveform = Float32[np.ndarray, " time"]
 
 
 class Clip(NamedTuple):
-    """A sound by name, with a hash of its content, its peak, how many samples it has, and how to read them."""
+    """A sound by name, with a hash of its content, peak and level of the whole recording, how many samples are heard of
+    it, and how to read them."""
 
     name: str
     digest: str
     peak: float
+    rms: float
     samples: int
     read: Callable[[], Waveform]
 
@@ -93,7 +95,7 @@ class Folder(NamedTuple):
         if long := sum(each.samples(rate) > most for each in self.recordings):
             said.append(f"{long} clips of {self.root} are longer than {most / rate:g} s, of which that much is heard")
         clips = [
-            Clip(shown(each.path), each.digest, each.peak, min(most, each.samples(rate)),
+            Clip(shown(each.path), each.digest, each.peak, each.rms, min(most, each.samples(rate)),
                  partial(first, files, number, min(most, each.samples(rate))))
             for number, each in enumerate(self.recordings)
         ]  # fmt: skip
@@ -121,7 +123,8 @@ def of_waveforms(where: str, waveforms: Sequence[Float[np.ndarray, " _"]], *, ow
         if len(waveform) and np.isfinite(waveform).all():
             heard = resample(np.asarray(waveform, np.float32)[None], own, rate)[0, :most]
             digest = hashlib.sha256(np.ascontiguousarray(waveform).tobytes()).hexdigest()
-            clips.append(Clip(f"{where} {number}", digest, float(np.abs(heard).max()), len(heard), lambda x=heard: x))
+            peak, rms = float(np.abs(heard).max()), float(np.square(heard, dtype=np.float64).mean() ** 0.5)
+            clips.append(Clip(f"{where} {number}", digest, peak, rms, len(heard), lambda x=heard: x))
     lost = len(waveforms) - len(clips)
     if not clips:
         raise Refused(f"none of the {len(waveforms)} {where} is a sound: their samples are not finite")

@@ -11,7 +11,7 @@ from ..batch import Batch, collate
 from ..elbo import gaussian
 from ..evaluation import quiet, spread
 from ..evidence.recorded import Recorded, recorded
-from ..exporting import INPUTS, OUTPUTS, Programs, checked, given_for, nats_by_unit
+from ..exporting import INPUTS, OUTPUTS, Programs, checked, given_for, nats_by_unit, padding_differs
 from ..exporting import made as programs_made
 from ..files import whole
 from ..refusal import Refused
@@ -46,6 +46,7 @@ def export(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Export
         files = made("the programs", lambda: programs_made(programs, given, cfg.format))
         off = made("the programs", lambda: checked(files, programs, given))
         nats = nats_by_unit(vae, batches)
+        silent = silence_told(programs, batches) if programs.padded else None
         gaussians = {"posterior": gaussian(programs.posterior(given.x)), "prior": gaussian(vae.prior())}
     for line in said.notes:
         log.warning("warning: %s", line)
@@ -66,7 +67,9 @@ def export(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Export
         "sample_rate": run_.data.facts.get("sample_rate"),
         "length": given.x.shape[-1] if sounds else None,
         "normalise": getattr(run_.data, "normalise", None),
+        "trim": getattr(run_.data, "trim", None),
         "padding": "the zeros at a clip's end" if programs.padded else None,
+        "padding_differs": silent,
         **{name: "flow" if found is None else "gaussian" for name, found in gaussians.items()},
         "latent_dim": nats.numel(),
         "order": nats.argsort(descending=True, stable=True).tolist(),
@@ -88,6 +91,18 @@ def batches_of(run_: Opened, split: str) -> list[Batch]:
         collate([dataset[i] for i in rows[start : start + PART]]).like(run_.module)
         for start in range(0, len(rows), PART)
     ]
+
+
+def silence_told(programs: Programs, batches: Sequence[Batch]) -> dict[str, float]:
+    """How far the programs are from the run where recordings end in zeros, which x alone cannot tell from padding."""
+    found = padding_differs(programs, batches)
+    if found.clips:
+        log.warning(
+            "warning: %.0f %% of these clips end in zeros that are no padding to the run; of them the programs, given "
+            "x alone, make another z, off by up to %.2g of the largest number: train with dataset.trim=60, say",
+            100 * found.clips, found.largest,
+        )  # fmt: skip
+    return found._asdict()
 
 
 def judged(said: Recorded) -> dict[str, Any]:
