@@ -147,7 +147,7 @@ def describe(prior: Any, data: LatentsData, first: Opened, others: Mapping[str, 
     order = cast(list, data.facts["order"])
     told = ", ".join(f"{unit} ({float(train.information()[unit]):.2g})" for unit in order[:8])
     log.info("units by information in nats: %s%s", told, " …" if len(order) > 8 else "")
-    log.info("held-out NLL %s", ", ".join(f"{CALLED[name]} {nll:.4g}" for name, nll in others.items()))
+    log.info("validation NLL %s", ", ".join(f"{CALLED[name]} {nll:.4g}" for name, nll in others.items()))
 
 
 # ---- what it saves
@@ -189,21 +189,26 @@ def compared(
 
 
 class Saved(NamedTuple):
-    """By how many nats KL(q(z)‖p) is smaller than with the run's prior, what R was and is, and each prior's NLL."""
+    """By how many nats KL(q(z)‖p) is smaller than with the run's prior, what R was and is, each prior's NLL, and by how
+    much the second stage's is above a Gaussian's."""
 
     saved: Finding
     before: Finding
     after: Finding
     nll: dict[str, Finding]
+    over_gaussian: Finding
 
     def lines(self) -> list[str]:
         """In words."""
         own, others = self.nll["second_stage"], (f"{CALLED[name]} {told(self.nll[name])}" for name in CALLED)
         word = "falls" if (self.saved.value or 0) >= 0 else "rises"
         size = self.saved._replace(value=abs(self.saved.value or 0))
+        over = self.over_gaussian
+        worse = over.se is not None and (over.value or 0) > Z95 * over.se
         return [
             f"held-out cross-entropy H(q, p) {told(own)} nats, {', '.join(others)} ({own.n} examples, {own.note})",
             f"KL(q(z)‖p) {word} by {told(size)} nats; R would be {told(self.after)} where it was {told(self.before)}",
+            *([f"{told(over)} nats worse than a Gaussian: more epochs, or a simpler prior"] if worse else []),
         ]
 
 
@@ -213,25 +218,33 @@ def told(finding: Finding) -> str:
     return f"{finding.value:.4g}{error}"
 
 
-def saved(beside: Beside, draws: int) -> Saved:
-    """Paired over examples: R₁ − R₂ = NLL₁ − NLL₂, whatever q(z|x) is."""
+def saved(beside: Beside, draws: int, split: str) -> Saved:
+    """Paired over the examples of `split`: R₁ − R₂ = NLL₁ − NLL₂, whatever q(z|x) is."""
     nll, log_posterior = beside.nll, beside.log_posterior
-    note = f"{draws} draws each"
+    note = f"{split} split, {draws} draws each"
     return Saved(
         mean_of("kl_saved", nll["run_prior"] - nll["second_stage"], note),
         mean_of("rate_before", log_posterior + nll["run_prior"], note),
         mean_of("rate_after", log_posterior + nll["second_stage"], note),
         {name: mean_of(name, each, note) for name, each in nll.items()},
+        mean_of("over_gaussian", nll["second_stage"] - nll["gaussian"], note),
     )
 
 
+def unseen(codes: Mapping[str, Codes]) -> str:
+    """The split that chose nothing: the test split, or validation, which chose the checkpoint, where it has too few."""
+    return "test" if len(codes["test"].mean) > 1 else "validation"
+
+
 def concluded(first: Opened, data: LatentsData, second: LatentPrior, directory: Path, fault: str | None) -> Verdict:
-    """The verdict on the model of both stages, on the run's own examples, and what the best checkpoint saves."""
+    """The verdict on the model of both stages, on the run's own examples, and what the best checkpoint saves on those
+    that did not choose it."""
     weights = loading.load_weights(loading.checkpoint_of(directory, "best"))
     loading.fill(second, weights, "vae.")
     second = cast(LatentPrior, second.eval().cpu())
-    held, fitted = data.codes["validation"], data.codes["train"]
-    found = saved(compared(first, held, fitted, second, draws=DRAWS, seed=data.seed, epoch=DRAWN), DRAWS)
+    split, fitted = unseen(data.codes), data.codes["train"]
+    beside = compared(first, data.codes[split], fitted, second, draws=DRAWS, seed=data.seed, epoch=DRAWN)
+    found = saved(beside, DRAWS, split)
     verdict = judged(joined(first, second, directory, weights))
     if fault:
         verdict = verdict._replace(verdict="diverged", findings=[fault, *verdict.findings])
