@@ -241,6 +241,9 @@ def test_an_evaluation_is_of_both_stages(root, tmp_path):
     [
         (["beta=2"], "no KL to be priced"),
         (["regularizer=free_bits"], "no KL to be priced"),
+        (["detector=[rate]"], "those of dataset.run's own detectors: leave it out"),
+        (["warmup=0.5"], "no KL whose weight could move: leave it out"),
+        (["coefficient@regularizer.weight=cyclical"], "no KL whose weight could move: leave it out"),
         (["callback=[collapse_monitor]"], "collapse_monitor is of a model with a latent"),
         (["dataset=gaussian"], "dataset.run=DIR"),
         (["probe=true"], "probe=true"),

@@ -24,7 +24,7 @@ from ..models.latent_prior import LatentPrior
 from ..refusal import Refused
 from ..regularizers.base import Regularizer
 from ..regularizers.beta import Beta
-from ..resuming import has_begun
+from ..resuming import has_begun, key
 from ..run import Run, first_process
 from . import fitting
 from .building import build_model, build_module, build_trainer, finish, made, prepared, quiet_lightning
@@ -47,6 +47,12 @@ from .second_stage import codes_of, identity, is_second_stage, joined, opened_fi
 log = logging.getLogger(__name__)
 DRAWS, DRAWN = 16, 12  # draws of each held-out code, and their noise's epoch
 BLOCK = 4096
+NO_PRICE = "-ln p(z) has no KL whose weight could move"
+MOVES_NOTHING = {
+    "detector": "readings are those of dataset.run's own detectors",
+    "warmup": NO_PRICE,
+    "coefficient": NO_PRICE,
+}
 CALLED = {
     "standard_normal": "of N(0, I)",
     "gaussian": "of a Gaussian with the training codes' covariance",
@@ -61,7 +67,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
 
 def fit_prior(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome:
     """Fits a prior to the codes of a run. Raises Refused where the run has none, before step 1."""
-    refuse_what_has_no_place(cfg)
+    refuse_what_has_no_place(cfg, overrides)
     pl.seed_everything(cfg.seed, verbose=False)
     quiet_lightning()
     if cfg.resume:
@@ -108,8 +114,10 @@ def fit_prior(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Out
     return Outcome(verdict.verdict, verdict, directory)
 
 
-def refuse_what_has_no_place(cfg: DictConfig) -> None:
+def refuse_what_has_no_place(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Refused where the command asks for what acts on a latent: codes are data here, and have none."""
+    if typed := next((line for line in overrides if key(line) in MOVES_NOTHING), None):
+        raise Refused(f"{typed} moves nothing of a second-stage prior: {MOVES_NOTHING[key(typed)]}: leave it out")
     callbacks = [str(name) for name in cfg.get("callback") or {}]
     known = {"learning_rate", "checkpoints", "progress", "ema", "wandb"}
     if other := [name for name in callbacks if name not in known]:
