@@ -10,6 +10,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from vaecollapse import config, tasks
@@ -17,10 +18,11 @@ from vaecollapse.batch import collate
 from vaecollapse.datasets.latents import Codes, LatentsData
 from vaecollapse.distributions.priors import FlowPrior
 from vaecollapse.elbo import closed_form_kl, draw, gaussian, noise
+from vaecollapse.evidence.recorded import recorded
 from vaecollapse.models.latent_prior import LatentPrior
 from vaecollapse.refusal import Refused
 from vaecollapse.sampling import MODES
-from vaecollapse.tasks import second_stage
+from vaecollapse.tasks import fitting, second_stage
 from vaecollapse.tasks.measuring import opened
 from vaecollapse.tasks.prior_fitting import Beside, compared, saved, unseen
 from vaecollapse.tasks.sampling import held_of
@@ -231,6 +233,60 @@ def test_an_evaluation_is_of_both_stages(root, tmp_path):
     assert second["rate"].value != first["rate"].value
     written = json.loads((tmp_path / "second" / "evaluation.json").read_text())
     assert written["first_stage"] == str((root / "first").resolve())
+
+
+# ---- going on, and what does not start
+
+
+@pytest.fixture
+def copied(root, tmp_path) -> Path:
+    return Path(shutil.copytree(root / "second", tmp_path / "copied"))
+
+
+def goes_on(place: Path, root: Path, *more: str) -> tasks.Outcome:
+    return fit(place, root / "first", "max_epochs=15", f"resume='{place}'", *more)
+
+
+def test_a_second_stage_that_is_stopped_while_it_goes_on_has_no_final_verdict(root, copied, monkeypatch):
+    assert recorded(copied).final
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        goes_on(copied, root)
+    assert not recorded(copied).final
+
+
+class Unwilling(Logger):
+    """A logger that does not start, as W&B without a key; whoever closes it asks it for its experiment."""
+
+    name = version = "unwilling"
+
+    @property
+    def experiment(self):
+        raise RuntimeError("closed before it started")
+
+    def log_metrics(self, metrics, step=None):
+        raise NotImplementedError
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        raise RuntimeError("no API key\nat all")
+
+
+@pytest.mark.parametrize("line", [[], STAGE])
+def test_a_logger_that_does_not_start_is_one_sentence(root, tmp_path, line):
+    more = f"+logger.unwilling._target_={Unwilling.__module__}.Unwilling"
+    line = [*line, f"dataset.run='{root / 'first'}'"] if line else LINEAR
+    with pytest.raises(Refused, match=r"logger cannot be built from its configuration: RuntimeError: no API key$"):
+        tasks.train(config.compose([*line, "logger=[]", more]), tmp_path / "run", line)
+
+
+def test_a_callback_that_is_none_is_refused(root, tmp_path):
+    more = ("callback=[learning_rate]", "+callback.wandb._target_=collections.Counter")
+    with pytest.raises(Refused, match=r"callback.wandb._target_ gives a Counter, where a Callback is needed"):
+        fit(tmp_path / "run", root / "first", *more)
 
 
 # ---- refusals

@@ -27,7 +27,7 @@ from ..regularizers.beta import Beta
 from ..resuming import has_begun, key
 from ..run import Run, first_process
 from . import fitting
-from .building import build_model, build_module, build_trainer, finish, made, prepared, quiet_lightning
+from .building import build_callbacks, build_model, build_module, build_trainer, logged, made, prepared, quiet_lightning
 from .fitting import Outcome
 from .measuring import (
     EVALUATION_BLOCK,
@@ -84,7 +84,7 @@ def fit_prior(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Out
     held = data.codes["validation"]
     beside = compared(first, held, data.codes["train"], draws=1, seed=data.seed, epoch=0)
     others = {name: float(nll.mean()) for name, nll in beside.nll.items()}
-    callbacks: dict[str, pl.Callback] = made("callback", lambda: instantiate(cfg.callback) or {})
+    callbacks = build_callbacks(cfg)
     watch = BesideTheNLL(others=others, log_posterior=float(beside.log_posterior.mean()))
     trainer = build_trainer(cfg, directory, [*callbacks.values(), watch])
     describe(module.vae, data, first, others)
@@ -96,21 +96,19 @@ def fit_prior(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Out
         run.write("provenance.json", run.read("provenance.json") | stages)
     if cfg.preflight == "only":
         return Outcome("too_early", None, directory)
-    resolved = cast(dict, OmegaConf.to_container(cfg, resolve=True))
-    try:
-        for logger in trainer.loggers:
-            logger.log_hyperparams(resolved)
+    with logged(trainer, cfg):
         with run.alone():
             began = time.monotonic()
-            fitting.fit(trainer, module, data, rewound(run, cfg, overrides, data) if cfg.resume else None)
+            going_on = rewound(run, cfg, overrides, data) if cfg.resume else None
+            if first_process():
+                (directory / "verdict.json").unlink(missing_ok=True)  # of the shorter training
+            fitting.fit(trainer, module, data, going_on)
             verdict = concluded(first, data, cast(LatentPrior, module.vae), directory, module.fault)
             if first_process():
                 run.write("verdict.json", verdict.as_dict())
                 run.write("trained.json", fitting.ended(trainer, module, time.monotonic() - began))
         if cfg.get("report", True) and first_process():
             fitting.leave_page(directory)
-    finally:
-        finish(trainer.loggers)
     return Outcome(verdict.verdict, verdict, directory)
 
 
