@@ -73,8 +73,11 @@ def fit_prior(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Out
     if cfg.resume:
         refuse_planted(cfg, directory)
     begun = bool(cfg.resume) and has_begun(directory)
+    watch = BesideTheNLL()
+    trainer = build_trainer(cfg, directory, [*build_callbacks(cfg).values(), watch])
     data: LatentsData = made("dataset", lambda: instantiate(cfg.dataset), LatentsData)
-    asked = OmegaConf.create({"device": device_of(cfg), "seed": None, "trust": list(cfg.trust), "overrides": []})
+    device = device_of(trainer.strategy.root_device)
+    asked = OmegaConf.create({"device": device, "seed": None, "trust": list(cfg.trust), "overrides": []})
     first = opened_first(data.run, data.checkpoint, asked, opened)
     made("dataset", lambda: prepared(data.take(codes_of(first, data.draws), identity(first))))
     weights = fitting.weights_of(cfg.init_from) if cfg.init_from and not begun else None
@@ -84,9 +87,7 @@ def fit_prior(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Out
     held = data.codes["validation"]
     beside = compared(first, held, data.codes["train"], draws=1, seed=data.seed, epoch=0)
     others = {name: float(nll.mean()) for name, nll in beside.nll.items()}
-    callbacks = build_callbacks(cfg)
-    watch = BesideTheNLL(others=others, log_posterior=float(beside.log_posterior.mean()))
-    trainer = build_trainer(cfg, directory, [*callbacks.values(), watch])
+    watch.others, watch.log_posterior = others, float(beside.log_posterior.mean())
     describe(module.vae, data, first, others)
     source = fitting.take_weights(module.vae, weights) if weights else None
     run = Run(directory)
@@ -137,10 +138,13 @@ def refuse_what_has_no_place(cfg: DictConfig, overrides: Sequence[str]) -> None:
         )
 
 
-def device_of(cfg: DictConfig) -> str:
-    """Where the run's encoder works."""
-    wanted = str(OmegaConf.select(cfg, "trainer.accelerator"))
-    return "cuda" if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+def device_of(root: torch.device) -> str:
+    """Where the run's encoder works: on the device that this process trains on, each process its own.
+
+    >>> device_of(torch.device("cuda:1")), device_of(torch.device("mps"))
+    ('cuda:1', 'cpu')
+    """
+    return str(root) if root.type == "cuda" else "cpu"
 
 
 def describe(prior: Any, data: LatentsData, first: Opened, others: Mapping[str, float]) -> None:
