@@ -10,6 +10,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from vaecollapse import config, tasks
@@ -17,12 +18,13 @@ from vaecollapse.batch import collate
 from vaecollapse.datasets.latents import Codes, LatentsData
 from vaecollapse.distributions.priors import FlowPrior
 from vaecollapse.elbo import closed_form_kl, draw, gaussian, noise
+from vaecollapse.evidence.recorded import recorded
 from vaecollapse.models.latent_prior import LatentPrior
 from vaecollapse.refusal import Refused
 from vaecollapse.sampling import MODES
-from vaecollapse.tasks import second_stage
+from vaecollapse.tasks import fitting, second_stage
 from vaecollapse.tasks.measuring import opened
-from vaecollapse.tasks.prior_fitting import compared, saved
+from vaecollapse.tasks.prior_fitting import Beside, compared, saved, unseen
 from vaecollapse.tasks.sampling import held_of
 
 LINEAR = [
@@ -142,15 +144,34 @@ def test_what_is_saved_is_the_fall_of_r(root):
     held, train = codes["validation"], codes["train"]
     with torch.no_grad():
         prior = both.module.vae.second
-        found = saved(compared(first, held, train, prior, draws=64, seed=0, epoch=3), 64)
+        found = saved(compared(first, held, train, prior, draws=64, seed=0, epoch=3), 64, "validation")
+        test = saved(compared(first, codes["test"], train, prior, draws=16, seed=0, epoch=12), 16, "test")
         closed = closed_form_kl(first.module.vae.encode(batch.x), first.module.vae.prior()).sum(1)
         rates = torch.stack([both.module.vae.elbo(batch, seed=5, epoch=e).rate for e in range(64)]).mean(0)
     assert found.saved.value > 3 * found.saved.se > 0, "an untrained prior leaves something to be saved"
     assert float(closed.mean()) - found.saved.value == pytest.approx(float(rates.mean()), abs=0.06)
-    assert found.before.value - found.after.value == pytest.approx(found.saved.value, abs=1e-9)
     told = json.loads((root / "second" / "verdict.json").read_text())
-    assert told["readings"]["kl_saved"]["value"] == pytest.approx(found.saved.value, abs=0.1)
+    assert told["readings"]["kl_saved"]["value"] == pytest.approx(test.saved.value, abs=1e-5)
+    assert told["readings"]["kl_saved"]["n"] == 64, "of the split that did not choose the checkpoint"
+    assert "64 examples, test split" in told["findings"][0]
     assert told["findings"][1].startswith("KL(q(z)‖p) falls by")
+
+
+@pytest.mark.parametrize(("count", "split"), [(0, "validation"), (1, "validation"), (2, "test")])
+def test_what_is_saved_is_of_the_test_split_where_there_is_one(count, split):
+    few, many = (Codes(torch.zeros(n, 2), torch.ones(n, 2)) for n in (count, 5))
+    assert unseen({"train": many, "validation": many, "test": few}) == split
+
+
+@pytest.mark.parametrize(("apart", "said"), [(0.5, True), (0.1, False), (-0.5, False)])
+def test_a_prior_worse_than_a_gaussian_is_told_beyond_its_interval(apart, said):
+    """The interval is of the paired difference: 1.96 · 1/√100 about `apart`, however far the examples lie apart."""
+    noise_ = torch.linspace(-1, 1, 100, dtype=torch.float64)
+    noise_ = (noise_ - noise_.mean()) / noise_.std()
+    base = 100 * torch.linspace(0, 1, 100, dtype=torch.float64)
+    nll = dict.fromkeys(("standard_normal", "run_prior", "gaussian"), base) | {"second_stage": base + apart + noise_}
+    lines = saved(Beside(nll, -base), 1, "test").lines()
+    assert any("worse than a Gaussian: more epochs, or a simpler prior" in line for line in lines) is said
 
 
 def test_codes_are_of_the_runs_own_splits_and_encoded_once(root, monkeypatch):
@@ -214,6 +235,60 @@ def test_an_evaluation_is_of_both_stages(root, tmp_path):
     assert written["first_stage"] == str((root / "first").resolve())
 
 
+# ---- going on, and what does not start
+
+
+@pytest.fixture
+def copied(root, tmp_path) -> Path:
+    return Path(shutil.copytree(root / "second", tmp_path / "copied"))
+
+
+def goes_on(place: Path, root: Path, *more: str) -> tasks.Outcome:
+    return fit(place, root / "first", "max_epochs=15", f"resume='{place}'", *more)
+
+
+def test_a_second_stage_that_is_stopped_while_it_goes_on_has_no_final_verdict(root, copied, monkeypatch):
+    assert recorded(copied).final
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        goes_on(copied, root)
+    assert not recorded(copied).final
+
+
+class Unwilling(Logger):
+    """A logger that does not start, as W&B without a key; whoever closes it asks it for its experiment."""
+
+    name = version = "unwilling"
+
+    @property
+    def experiment(self):
+        raise RuntimeError("closed before it started")
+
+    def log_metrics(self, metrics, step=None):
+        raise NotImplementedError
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        raise RuntimeError("no API key\nat all")
+
+
+@pytest.mark.parametrize("line", [[], STAGE])
+def test_a_logger_that_does_not_start_is_one_sentence(root, tmp_path, line):
+    more = f"+logger.unwilling._target_={Unwilling.__module__}.Unwilling"
+    line = [*line, f"dataset.run='{root / 'first'}'"] if line else LINEAR
+    with pytest.raises(Refused, match=r"logger cannot be built from its configuration: RuntimeError: no API key$"):
+        tasks.train(config.compose([*line, "logger=[]", more]), tmp_path / "run", line)
+
+
+def test_a_callback_that_is_none_is_refused(root, tmp_path):
+    more = ("callback=[learning_rate]", "+callback.wandb._target_=collections.Counter")
+    with pytest.raises(Refused, match=r"callback.wandb._target_ gives a Counter, where a Callback is needed"):
+        fit(tmp_path / "run", root / "first", *more)
+
+
 # ---- refusals
 
 
@@ -222,6 +297,9 @@ def test_an_evaluation_is_of_both_stages(root, tmp_path):
     [
         (["beta=2"], "no KL to be priced"),
         (["regularizer=free_bits"], "no KL to be priced"),
+        (["detector=[rate]"], "those of dataset.run's own detectors: leave it out"),
+        (["warmup=0.5"], "no KL whose weight could move: leave it out"),
+        (["coefficient@regularizer.weight=cyclical"], "no KL whose weight could move: leave it out"),
         (["callback=[collapse_monitor]"], "collapse_monitor is of a model with a latent"),
         (["dataset=gaussian"], "dataset.run=DIR"),
         (["probe=true"], "probe=true"),

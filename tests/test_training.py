@@ -198,6 +198,17 @@ def test_every_group_decays_from_its_own_rate(tmp_path) -> None:
     assert [group["lr"] for group in trainer.optimizers[0].param_groups] == pytest.approx([1e-4 * share, 1e-3 * share])
 
 
+@pytest.mark.parametrize(("end", "epochs", "told"), [(0.0, 2, True), (0.0, 1, False), (0.1, 2, False)])
+def test_a_plan_that_ended_at_0_and_is_gone_on_with_is_told(end, epochs, told, tmp_path, caplog) -> None:
+    """4 steps an epoch and a plan of 4: at 0 nothing moves any more, at a tenth something does."""
+    kept = CosineDecay(end=end)
+    kept.load_state_dict({"initial": [[0.02]], "total": 4.0})
+    fit(linear(NormalLikelihood()), Beta(weight=Constant(value=1.0)), tmp_path, epochs=epochs, callbacks=[kept])
+    said = [line for line in caplog.messages if "the learning rate reaches 0 at step 4" in line]
+    assert bool(said) is told
+    assert all("init_from=" in line for line in said)
+
+
 def test_a_share_above_one_is_refused() -> None:
     with pytest.raises(Refused, match=r"lr_end=0\.1"):
         CosineDecay(end=1.5)

@@ -7,7 +7,7 @@ from torch.distributions import AffineTransform, Distribution, Independent, Norm
 
 from vaecollapse.batch import Batch
 from vaecollapse.detectors.flow_faithfulness import FlowFaithfulness, matched_kl
-from vaecollapse.distributions.flows import Flow, FlowDistribution, from_standard, to_standard
+from vaecollapse.distributions.flows import Flow, FlowDistribution, from_standard, moved, to_standard
 from vaecollapse.elbo import ELBO, closed_form_kl, noise, pieces
 
 UNITS, COUNT = 4, 64
@@ -199,6 +199,18 @@ def test_the_share_of_z_beyond_is_counted(mean: float, scale: float, share: floa
     found = read(q, flow("nsf")(standard()))[1]["beyond_spline"]
     assert found.value == pytest.approx(share, abs=3 * (found.se or 0) + 1e-4)
     assert found.n == COUNT
+
+
+@pytest.mark.parametrize(("mean", "share"), [(0.0, 0.0), (5.0, 0.5), (40.0, 1.0)])
+@pytest.mark.parametrize("based", [False, True])
+def test_the_share_beyond_is_of_the_units_that_the_spline_sees(mean: float, share: float, based: bool) -> None:
+    """z = 100 + 20 · z', another order of units, any base: the share of z beyond is that of z'."""
+    q = gaussian(torch.full((COUNT, UNITS), 100 + 20 * mean).double(), torch.full((COUNT, UNITS), 10.0).double())
+    place, order = torch.full((UNITS,), 100.0).double(), torch.arange(UNITS).flip(0)
+    base = gaussian(torch.full((UNITS,), 3.0).double(), torch.full((UNITS,), 2.0).double()) if based else standard()
+    prior = moved(flow("nsf")(base), place, torch.full((UNITS,), 20.0).double(), order)
+    found = read(q, prior)[1]["beyond_spline"]
+    assert found.value == pytest.approx(share, abs=3 * (found.se or 0) + 1e-4)
 
 
 @pytest.mark.parametrize("kind", ["maf", "realnvp"])

@@ -1,5 +1,6 @@
 """The learning rate as a function of the share of training done."""
 
+import logging
 import math
 from typing import Any
 
@@ -7,11 +8,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..refusal import Refused
 
+log = logging.getLogger(__name__)
+
 
 class CosineDecay(Callback):
     """lr(t) = lr · (end + (1 − end)·½(1 + cos πt)), t the share of the planned steps; `end` = 1 keeps it constant.
 
-    A resumed run keeps the plan it began with (Loshchilov & Hutter 2017, without restarts).
+    A resumed run keeps the plan it began with (Loshchilov & Hutter 2017, without restarts): one that ended at 0 is
+    told that nothing moves any more.
     """
 
     def __init__(self, *, end: float = 1.0) -> None:
@@ -32,6 +36,12 @@ class CosineDecay(Callback):
         if not self.initial:
             self.initial = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
             self.total = float(trainer.estimated_stepping_batches)
+        elif self.end == 0 and trainer.estimated_stepping_batches > self.total:
+            log.warning(
+                "warning: the learning rate reaches 0 at step %d, where the plan of this run ended, and stays there: "
+                "later epochs move nothing; for more start anew with init_from=%s",
+                self.total, trainer.default_root_dir,
+            )  # fmt: skip
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         share = min(1.0, trainer.global_step / self.total)

@@ -7,11 +7,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class BesideTheNLL(Callback):
-    """Logs the NLL of `others` on the validation's codes as `null/…`, and R = E ln q(z|x) + NLL with this prior."""
+    """Logs the NLL of `others` on the validation's codes as `null/…`, and R = E ln q(z|x) + NLL with this prior. Both
+    are told once the codes are there."""
 
-    def __init__(self, *, others: Mapping[str, float], log_posterior: float) -> None:
-        super().__init__()
-        self.others, self.log_posterior = dict(others), log_posterior
+    others: Mapping[str, float] = {}
+    log_posterior: float = 0.0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         nll: Any = trainer.callback_metrics["val/nll"]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..batch import Batch
-from ..distributions.flows import can_rescale, from_standard, to_standard
+from ..distributions.flows import FlowDistribution, can_rescale, from_standard, to_standard
 from ..elbo import ELBO, Objective, noise
 from ..refusal import check_least
 from ..vae import VAE
@@ -42,7 +42,7 @@ class FlowFaithfulness(Detector):
     Their sum bounds the rate from below; `kl_per_unit_residual` is the share of the Monte Carlo rate (of the same
     draws) that it leaves out, *not faithful* above `faithful`, not defined for a rate below `least` nats. Where
     posterior and prior are Gaussian it is exact. `beyond_spline` is the share of z outside the range in which a spline
-    flow acts.
+    flow acts: of a prior's, the share of its base's points, which lie outside with what the splines are given.
     """
 
     def __init__(self, *, draws: int = 64, faithful: float = 0.15, least: float = 0.1, seed: int = 0) -> None:
@@ -71,17 +71,18 @@ class FlowFaithfulness(Detector):
         """Matched KL (batch, k) and Monte Carlo rate (batch,), in float64, from the same draws."""
         unit = tuple(elbo.posterior.event_shape)
         eps = noise(batch.positions(), unit, draws=self.draws, seed=self.seed)
-        ranges = [getattr(side, "spline_range", None) for side in (elbo.posterior, elbo.prior)]
-        limit = min((each for each in ranges if each is not None), default=None)
+        own, given = (getattr(side, "spline_range", None) or math.inf for side in (elbo.posterior, elbo.prior))
         sums: list[Tensor] = []
         for part in eps.split(AT_ONCE):
             z, log_q = from_standard(elbo.posterior, part)
             u, log_p = to_standard(elbo.prior, z)
-            u = u.flatten(2).double()
-            beyond = (z.flatten(2).abs() > limit).double().mean(2) if limit else torch.zeros_like(log_q)
+            beyond = z.flatten(2).abs() > own
+            if isinstance(elbo.prior, FlowDistribution):
+                beyond |= from_standard(elbo.prior.base, u)[0].flatten(2).abs() > given
+            u, beyond = u.flatten(2).double(), beyond.double().mean(2)
             new = [u.sum(0), u.square().sum(0), (log_q - log_p).sum(0), beyond.sum(0)]
             sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
-        if limit:
+        if min(own, given) < math.inf:
             self.accumulate("beyond", sums[3] / self.draws)
         return matched_kl(sums[0], sums[1], self.draws), sums[2] / self.draws
 

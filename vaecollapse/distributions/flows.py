@@ -139,7 +139,8 @@ def moved(
     transforms: Any = _zuko().transforms
     base, rest = (inner.base, [inner.transform]) if isinstance(inner, FlowDistribution) else (inner, [])
     whitened = AffineTransform(-location / scale, 1 / scale, event_dim=1)
-    return FlowDistribution(base, transforms.ComposedTransform(whitened, transforms.PermutationTransform(order), *rest))
+    whole = transforms.ComposedTransform(whitened, transforms.PermutationTransform(order), *rest)
+    return FlowDistribution(base, whole, spline_range=getattr(inner, "spline_range", None))
 
 
 def can_rescale(posterior: Distribution) -> bool:

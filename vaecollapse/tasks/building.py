@@ -7,7 +7,8 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -16,7 +17,7 @@ import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import loading
@@ -151,6 +152,14 @@ def build_module(cfg: DictConfig, vae: VAE) -> Training:
     return Training(vae=vae, regularizer=regularizer, optimizer=optimizer, seed=cfg.seed)
 
 
+def build_callbacks(cfg: DictConfig) -> dict[str, pl.Callback]:
+    """The run's callbacks by their names."""
+    callbacks = made("callback", lambda: dict(instantiate(cfg.callback) or {}))
+    for name, callback in callbacks.items():
+        made(f"callback.{name}", lambda callback=callback: callback, pl.Callback)
+    return callbacks
+
+
 def build_trainer(cfg: DictConfig, directory: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
     """The trainer with the run's checkpoints: the last one, and the best by the selection value."""
     loggers = made("logger", lambda: instantiate(cfg.logger) or {})
@@ -209,6 +218,20 @@ def quiet_lightning() -> None:
         ("lightning", ".*sync_dist=True.*"),  # our metrics are the same on all processes when they are logged
     ):
         warnings.filterwarnings("ignore", message=message, module=module)
+
+
+@contextmanager
+def logged(trainer: pl.Trainer, cfg: DictConfig) -> Iterator[None]:
+    """Within it the loggers run, each told the configuration; at its end those that started are closed. Refused in one
+    sentence where one does not start (W&B without a key)."""
+    resolved, started = cast(dict, OmegaConf.to_container(cfg, resolve=True)), []
+    try:
+        for logger in trainer.loggers:
+            made("logger", lambda logger=logger: logger.log_hyperparams(resolved))
+            started.append(logger)
+        yield
+    finally:
+        finish(started)
 
 
 def finish(loggers: Sequence[Logger]) -> None:

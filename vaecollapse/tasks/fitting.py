@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from .. import config, loading, report
@@ -38,10 +38,11 @@ from ..training import Training
 from ..vae import VAE
 from .building import (
     affordable,
+    build_callbacks,
     build_model,
     build_module,
     build_trainer,
-    finish,
+    logged,
     made,
     prepared,
     quiet_lightning,
@@ -74,9 +75,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
     data: VAEData = made("dataset", lambda: prepared(instantiate(cfg.dataset), kept), VAEData)
     weights = weights_of(cfg.init_from) if cfg.init_from and not begun else None
     module = build_module(cfg, build_model(cfg, data, weights))
-    callbacks: dict[str, pl.Callback] = made("callback", lambda: instantiate(cfg.callback) or {})
-    for name, callback in callbacks.items():
-        made(f"callback.{name}", lambda callback=callback: callback, pl.Callback)
+    callbacks = build_callbacks(cfg)
     trainer = build_trainer(cfg, directory, list(callbacks.values()))
     acting = [callback for callback in callbacks.values() if isinstance(callback, Acting)]
     for callback in acting:
@@ -101,11 +100,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
         run.write("preflight.json", plan.as_dict())
     if cfg.preflight == "only":
         return Outcome("too_early", None, directory)
-    resolved, started = cast(dict, OmegaConf.to_container(cfg, resolve=True)), []
-    try:
-        for logger in trainer.loggers:
-            made("logger", lambda logger=logger: logger.log_hyperparams(resolved))
-            started.append(logger)
+    with logged(trainer, cfg):
         with run.alone():
             began = time.monotonic()
             fit(trainer, module, data, rewound(run, cfg, overrides, data) if cfg.resume else None)
@@ -115,8 +110,6 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
                 probed(monitor, module, data, trainer)
         if cfg.get("report", True) and first_process():
             leave_page(directory)
-    finally:
-        finish(started)
     verdict = monitor.verdict if monitor else None
     paid = verdict.readings.get("price_of_a_nat") if verdict else None
     plan = (monitor and monitor.survey) or plan  # an intervention makes another

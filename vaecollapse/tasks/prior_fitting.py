@@ -24,10 +24,10 @@ from ..models.latent_prior import LatentPrior
 from ..refusal import Refused
 from ..regularizers.base import Regularizer
 from ..regularizers.beta import Beta
-from ..resuming import has_begun
+from ..resuming import has_begun, key
 from ..run import Run, first_process
 from . import fitting
-from .building import build_model, build_module, build_trainer, finish, made, prepared, quiet_lightning
+from .building import build_callbacks, build_model, build_module, build_trainer, logged, made, prepared, quiet_lightning
 from .fitting import Outcome
 from .measuring import (
     EVALUATION_BLOCK,
@@ -47,6 +47,12 @@ from .second_stage import codes_of, identity, is_second_stage, joined, opened_fi
 log = logging.getLogger(__name__)
 DRAWS, DRAWN = 16, 12  # draws of each held-out code, and their noise's epoch
 BLOCK = 4096
+NO_PRICE = "-ln p(z) has no KL whose weight could move"
+MOVES_NOTHING = {
+    "detector": "readings are those of dataset.run's own detectors",
+    "warmup": NO_PRICE,
+    "coefficient": NO_PRICE,
+}
 CALLED = {
     "standard_normal": "of N(0, I)",
     "gaussian": "of a Gaussian with the training codes' covariance",
@@ -61,14 +67,17 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome
 
 def fit_prior(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Outcome:
     """Fits a prior to the codes of a run. Raises Refused where the run has none, before step 1."""
-    refuse_what_has_no_place(cfg)
+    refuse_what_has_no_place(cfg, overrides)
     pl.seed_everything(cfg.seed, verbose=False)
     quiet_lightning()
     if cfg.resume:
         refuse_planted(cfg, directory)
     begun = bool(cfg.resume) and has_begun(directory)
+    watch = BesideTheNLL()
+    trainer = build_trainer(cfg, directory, [*build_callbacks(cfg).values(), watch])
     data: LatentsData = made("dataset", lambda: instantiate(cfg.dataset), LatentsData)
-    asked = OmegaConf.create({"device": device_of(cfg), "seed": None, "trust": list(cfg.trust), "overrides": []})
+    device = device_of(trainer.strategy.root_device)
+    asked = OmegaConf.create({"device": device, "seed": None, "trust": list(cfg.trust), "overrides": []})
     first = opened_first(data.run, data.checkpoint, asked, opened)
     made("dataset", lambda: prepared(data.take(codes_of(first, data.draws), identity(first))))
     weights = fitting.weights_of(cfg.init_from) if cfg.init_from and not begun else None
@@ -78,9 +87,7 @@ def fit_prior(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Out
     held = data.codes["validation"]
     beside = compared(first, held, data.codes["train"], draws=1, seed=data.seed, epoch=0)
     others = {name: float(nll.mean()) for name, nll in beside.nll.items()}
-    callbacks: dict[str, pl.Callback] = made("callback", lambda: instantiate(cfg.callback) or {})
-    watch = BesideTheNLL(others=others, log_posterior=float(beside.log_posterior.mean()))
-    trainer = build_trainer(cfg, directory, [*callbacks.values(), watch])
+    watch.others, watch.log_posterior = others, float(beside.log_posterior.mean())
     describe(module.vae, data, first, others)
     source = fitting.take_weights(module.vae, weights) if weights else None
     run = Run(directory)
@@ -90,26 +97,26 @@ def fit_prior(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Out
         run.write("provenance.json", run.read("provenance.json") | stages)
     if cfg.preflight == "only":
         return Outcome("too_early", None, directory)
-    resolved = cast(dict, OmegaConf.to_container(cfg, resolve=True))
-    try:
-        for logger in trainer.loggers:
-            logger.log_hyperparams(resolved)
+    with logged(trainer, cfg):
         with run.alone():
             began = time.monotonic()
-            fitting.fit(trainer, module, data, rewound(run, cfg, overrides, data) if cfg.resume else None)
+            going_on = rewound(run, cfg, overrides, data) if cfg.resume else None
+            if first_process():
+                (directory / "verdict.json").unlink(missing_ok=True)  # of the shorter training
+            fitting.fit(trainer, module, data, going_on)
             verdict = concluded(first, data, cast(LatentPrior, module.vae), directory, module.fault)
             if first_process():
                 run.write("verdict.json", verdict.as_dict())
                 run.write("trained.json", fitting.ended(trainer, module, time.monotonic() - began))
         if cfg.get("report", True) and first_process():
             fitting.leave_page(directory)
-    finally:
-        finish(trainer.loggers)
     return Outcome(verdict.verdict, verdict, directory)
 
 
-def refuse_what_has_no_place(cfg: DictConfig) -> None:
+def refuse_what_has_no_place(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Refused where the command asks for what acts on a latent: codes are data here, and have none."""
+    if typed := next((line for line in overrides if key(line) in MOVES_NOTHING), None):
+        raise Refused(f"{typed} moves nothing of a second-stage prior: {MOVES_NOTHING[key(typed)]}: leave it out")
     callbacks = [str(name) for name in cfg.get("callback") or {}]
     known = {"learning_rate", "checkpoints", "progress", "ema", "wandb"}
     if other := [name for name in callbacks if name not in known]:
@@ -131,10 +138,13 @@ def refuse_what_has_no_place(cfg: DictConfig) -> None:
         )
 
 
-def device_of(cfg: DictConfig) -> str:
-    """Where the run's encoder works."""
-    wanted = str(OmegaConf.select(cfg, "trainer.accelerator"))
-    return "cuda" if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+def device_of(root: torch.device) -> str:
+    """Where the run's encoder works: on the device that this process trains on, each process its own.
+
+    >>> device_of(torch.device("cuda:1")), device_of(torch.device("mps"))
+    ('cuda:1', 'cpu')
+    """
+    return str(root) if root.type == "cuda" else "cpu"
 
 
 def describe(prior: Any, data: LatentsData, first: Opened, others: Mapping[str, float]) -> None:
@@ -147,7 +157,7 @@ def describe(prior: Any, data: LatentsData, first: Opened, others: Mapping[str, 
     order = cast(list, data.facts["order"])
     told = ", ".join(f"{unit} ({float(train.information()[unit]):.2g})" for unit in order[:8])
     log.info("units by information in nats: %s%s", told, " …" if len(order) > 8 else "")
-    log.info("held-out NLL %s", ", ".join(f"{CALLED[name]} {nll:.4g}" for name, nll in others.items()))
+    log.info("validation NLL %s", ", ".join(f"{CALLED[name]} {nll:.4g}" for name, nll in others.items()))
 
 
 # ---- what it saves
@@ -189,21 +199,26 @@ def compared(
 
 
 class Saved(NamedTuple):
-    """By how many nats KL(q(z)‖p) is smaller than with the run's prior, what R was and is, and each prior's NLL."""
+    """By how many nats KL(q(z)‖p) is smaller than with the run's prior, what R was and is, each prior's NLL, and by how
+    much the second stage's is above a Gaussian's."""
 
     saved: Finding
     before: Finding
     after: Finding
     nll: dict[str, Finding]
+    over_gaussian: Finding
 
     def lines(self) -> list[str]:
         """In words."""
         own, others = self.nll["second_stage"], (f"{CALLED[name]} {told(self.nll[name])}" for name in CALLED)
         word = "falls" if (self.saved.value or 0) >= 0 else "rises"
         size = self.saved._replace(value=abs(self.saved.value or 0))
+        over = self.over_gaussian
+        worse = over.se is not None and (over.value or 0) > Z95 * over.se
         return [
             f"held-out cross-entropy H(q, p) {told(own)} nats, {', '.join(others)} ({own.n} examples, {own.note})",
             f"KL(q(z)‖p) {word} by {told(size)} nats; R would be {told(self.after)} where it was {told(self.before)}",
+            *([f"{told(over)} nats worse than a Gaussian: more epochs, or a simpler prior"] if worse else []),
         ]
 
 
@@ -213,25 +228,33 @@ def told(finding: Finding) -> str:
     return f"{finding.value:.4g}{error}"
 
 
-def saved(beside: Beside, draws: int) -> Saved:
-    """Paired over examples: R₁ − R₂ = NLL₁ − NLL₂, whatever q(z|x) is."""
+def saved(beside: Beside, draws: int, split: str) -> Saved:
+    """Paired over the examples of `split`: R₁ − R₂ = NLL₁ − NLL₂, whatever q(z|x) is."""
     nll, log_posterior = beside.nll, beside.log_posterior
-    note = f"{draws} draws each"
+    note = f"{split} split, {draws} draws each"
     return Saved(
         mean_of("kl_saved", nll["run_prior"] - nll["second_stage"], note),
         mean_of("rate_before", log_posterior + nll["run_prior"], note),
         mean_of("rate_after", log_posterior + nll["second_stage"], note),
         {name: mean_of(name, each, note) for name, each in nll.items()},
+        mean_of("over_gaussian", nll["second_stage"] - nll["gaussian"], note),
     )
 
 
+def unseen(codes: Mapping[str, Codes]) -> str:
+    """The split that chose nothing: the test split, or validation, which chose the checkpoint, where it has too few."""
+    return "test" if len(codes["test"].mean) > 1 else "validation"
+
+
 def concluded(first: Opened, data: LatentsData, second: LatentPrior, directory: Path, fault: str | None) -> Verdict:
-    """The verdict on the model of both stages, on the run's own examples, and what the best checkpoint saves."""
+    """The verdict on the model of both stages, on the run's own examples, and what the best checkpoint saves on those
+    that did not choose it."""
     weights = loading.load_weights(loading.checkpoint_of(directory, "best"))
     loading.fill(second, weights, "vae.")
     second = cast(LatentPrior, second.eval().cpu())
-    held, fitted = data.codes["validation"], data.codes["train"]
-    found = saved(compared(first, held, fitted, second, draws=DRAWS, seed=data.seed, epoch=DRAWN), DRAWS)
+    split, fitted = unseen(data.codes), data.codes["train"]
+    beside = compared(first, data.codes[split], fitted, second, draws=DRAWS, seed=data.seed, epoch=DRAWN)
+    found = saved(beside, DRAWS, split)
     verdict = judged(joined(first, second, directory, weights))
     if fault:
         verdict = verdict._replace(verdict="diverged", findings=[fault, *verdict.findings])
