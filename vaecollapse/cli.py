@@ -129,8 +129,7 @@ class Session:
 
         config.register()
         try:
-            # Lightning gives its further processes the whole line; those of SLURM, torchrun or another node have what was
-            # typed
+            # Lightning gives its further processes the whole line; SLURM, torchrun or another node what was typed
             if first_process() or not self.names_directory(self.argv):
                 sys.argv[1:] = self.line = self.replayed(self.argv)
         except Refused as refusal:
@@ -398,7 +397,7 @@ class TrainSession(Session):
                 self.note(place, ended(place, Said(INTERRUPTED), time.monotonic() - began))
             raise
         self.warned |= {*said.lines}
-        self.said |= {said.reason} - {None}  # by the job
+        self.said |= {said.reason} if said.reason else set()  # by the job
         return ended(Path(said.directory or place), said, time.monotonic() - began)
 
     def note(self, place: Path, ended) -> None:
