@@ -15,12 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from vaecollapse import config, tasks
 from vaecollapse.batch import collate
+from vaecollapse.callbacks.second_stage import BesideTheNLL
 from vaecollapse.datasets.latents import Codes, LatentsData
 from vaecollapse.distributions.priors import FlowPrior
 from vaecollapse.elbo import closed_form_kl, draw, gaussian, noise
 from vaecollapse.evidence.recorded import recorded
+from vaecollapse.loading import load_weights
 from vaecollapse.models.latent_prior import LatentPrior
 from vaecollapse.refusal import Refused
+from vaecollapse.run import Run
 from vaecollapse.sampling import MODES
 from vaecollapse.tasks import fitting, second_stage
 from vaecollapse.tasks.measuring import opened
@@ -257,6 +260,25 @@ def test_a_second_stage_that_is_stopped_while_it_goes_on_has_no_final_verdict(ro
     with pytest.raises(KeyboardInterrupt):
         goes_on(copied, root)
     assert not recorded(copied).final
+
+
+def test_a_second_stage_that_was_ended_goes_on_to_the_same_bits(root, tmp_path, monkeypatch):
+    def ended(_, trainer, *__):
+        if trainer.current_epoch == 6:
+            raise RuntimeError("the power went")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BesideTheNLL, "on_train_epoch_start", ended, raising=False)
+        with pytest.raises(RuntimeError, match="the power went"):
+            fit(tmp_path, root / "first")
+    assert not (tmp_path / "verdict.json").exists()
+    fit(tmp_path, root / "first", f"resume='{tmp_path}'")
+    assert any(row["event"] == "resumed" for row in Run(tmp_path).lines("events.jsonl"))
+    for name in ("last", "best"):
+        whole, parts = (load_weights(place / "checkpoints" / f"{name}.ckpt") for place in (root / "second", tmp_path))
+        assert whole.step == parts.step
+        assert all(torch.equal(each, parts.state[key]) for key, each in whole.state.items())
+    assert (tmp_path / "verdict.json").read_text() == (root / "second" / "verdict.json").read_text()
 
 
 class Unwilling(Logger):
