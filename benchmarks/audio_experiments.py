@@ -34,6 +34,7 @@ LEAN = ("detector=[rate,active_units,posterior_variance,decoder_reliance,informa
         "callback.collapse_monitor.final_examples=64",  # the test split decides
         "report=false")  # fmt: skip
 EXAMPLES = 512  # of the test split
+BUDGET = dict.fromkeys(("pooling", "capacity"), ("dataset.fraction=0.75",))  # of the training clips: 310 steps of 8
 NAMES = {
     "prior=normal posterior=normal": "none", "prior=maf posterior=normal": "prior",
     "prior=normal posterior=realnvp": "posterior", "prior=maf posterior=realnvp": "both",
@@ -63,7 +64,7 @@ def rows(experiment: str) -> list[tuple[str, ...]]:
 
 def jobs_of(experiment: str, seeds: Sequence[int], recordings: str, folder: Path) -> list[Job]:
     """Seeds outermost, so that what is cut short is whole for fewer of them."""
-    data = ("dataset=audio_folder", f"dataset.root={recordings}")
+    data = ("dataset=audio_folder", f"dataset.root={recordings}", *BUDGET.get(experiment, ()))
     return [
         Job(experiment, named(row), seed, (f"experiment=audio_{experiment}", *data, *row, *LEAN),
             folder / experiment / "_".join(row).replace("=", "_") / str(seed), EXAMPLES)
