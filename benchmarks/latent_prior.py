@@ -32,7 +32,7 @@ def train(overrides: list[str], place: Path) -> dict[str, float]:
     return {name: each.value for name, each in found.items() if each.value is not None}
 
 
-def listen(run: Path, place: Path) -> dict[str, float]:
+def listen(run: Path, place: Path) -> dict[str, Any]:
     """R of the test split, and the scores of as many samples."""
     config.register()
     with hydra.initialize_config_dir(str(config.folder()), version_base="1.3"):
@@ -40,7 +40,7 @@ def listen(run: Path, place: Path) -> dict[str, float]:
     found = tasks.evaluate(cfg, place, [])
     scores = {score.name: score.value for score in found.heard.scores} if found.heard else {}
     scores |= {f"{score.name} real": score.truth for score in found.heard.scores} if found.heard else {}
-    return {"R": found.figures["rate"].value, **scores}  # type: ignore[return-value]
+    return {"R": found.figures["rate"].value, **scores}
 
 
 def of_seed(seed: int, data: list[str], epochs: int, root: Path) -> dict[str, dict[str, float]]:

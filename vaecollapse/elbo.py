@@ -277,3 +277,13 @@ def _drawn(posterior: Distribution, eps: Tensor) -> tuple[Tensor, Tensor]:
 
 def _per_draw(log_prob: Tensor) -> Float[Tensor, "draws batch"]:
     return log_prob.flatten(2).sum(2) if log_prob.ndim > 2 else log_prob
+
+
+def unit_information(
+    mean: Float[Tensor, "count k"], variance: Float[Tensor, "count k"], draws: int | None = None
+) -> Float[Tensor, " k"]:
+    """½ ln(1 + Var_x(E[z_i|x]) / E_x[Var(z_i|x)]) in nats: I(x; z_i) of each unit, were both Gaussian. Means of so
+    many draws scatter by Var(z_i|x) over their number, which is taken off."""
+    within = variance.mean(0)
+    between = mean.var(0) - within / (draws or torch.inf)
+    return 0.5 * torch.log1p((between / within.clamp(min=1e-300)).clamp(min=0))

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from .batch import Batch
 from .distributions.flows import base_and_inverse
-from .elbo import draw, gaussian, relative, unit_moments
+from .elbo import draw, gaussian, relative, unit_information, unit_moments
 from .refusal import Refused
 from .sampling import mean_of
 from .vae import VAE
@@ -223,6 +223,5 @@ def nats_by_unit(vae: VAE, batches: Sequence[Batch]) -> Float[Tensor, " k"]:
     """½ ln(1 + Var_x(E[z_i|x])/E_x[Var(z_i|x)]) of each unit: I(x; z_i) where z_i is Gaussian. From draws (a flow)
     debiased, as the information rank is."""
     found = [unit_moments(relative(vae.encode(b.x, None, b.mask), vae.prior()), b.positions()) for b in batches]
-    within = torch.cat([part.variance for part in found]).mean(0)
-    between = torch.cat([part.mean for part in found]).var(0) - within / (found[0].draws or torch.inf)
-    return 0.5 * torch.log1p((between / within.clamp(min=1e-300)).clamp(min=0))
+    mean, variance = torch.cat([part.mean for part in found]), torch.cat([part.variance for part in found])
+    return unit_information(mean, variance, found[0].draws)

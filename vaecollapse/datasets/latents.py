@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..batch import Batch
-from ..elbo import noise
+from ..elbo import noise, unit_information
 from ..refusal import Refused, check_least
 from .base import Splits, VAEData
 
@@ -51,11 +51,8 @@ class Codes(NamedTuple):
 
     def information(self) -> Float[Tensor, " k"]:
         """½ ln(1 + Var E[z_i|x] / E Var(z_i|x)) of each unit: its information on x, were both Gaussian."""
-        within = self.scale.double().square().mean(0)
-        between = self.mean.double().var(0)
-        if self.draws is not None:  # means of S draws scatter by within/S
-            between = (between - within / self.draws.shape[1]).clamp(min=0)
-        return 0.5 * torch.log1p(between / within)
+        draws = None if self.draws is None else self.draws.shape[1]
+        return unit_information(self.mean.double(), self.scale.double().square(), draws)
 
 
 class CodeExamples(Dataset[Batch]):

@@ -149,7 +149,7 @@ def scored(
     was typed that only fields have."""
     of_sounds = "sample_rate" in data.facts
     if of_sounds or isinstance(data, FieldData):
-        fitting(cfg, overrides, of_sounds)
+        refuse_other_metrics(cfg, overrides, of_sounds)
     if not isinstance(data, FieldData):
         given = [key for key in OF_ENSEMBLES[: 1 if of_sounds else None] if cfg.get(key) is not None]
         given += [] if of_sounds else [line for line in overrides if re.match(r"[+~]*metric\b", line)]
@@ -175,7 +175,7 @@ def scored(
     return Judged(found, what, [*looked, *pictures.of_metrics(metrics), *pictures.of_temperatures(at)])
 
 
-def fitting(cfg: DictConfig, overrides: Sequence[str], of_sounds: bool) -> None:
+def refuse_other_metrics(cfg: DictConfig, overrides: Sequence[str], of_sounds: bool) -> None:
     """Refuses metrics that were asked for by name and that such data do not have."""
     if not any(re.match(r"[+~]*metric=", line) for line in overrides):
         return
