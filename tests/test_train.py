@@ -1,6 +1,7 @@
 """The command as people type it: real processes in empty folders, from the line typed to the exit code."""
 
 import csv
+import importlib.util
 import json
 import os
 import shlex
@@ -20,6 +21,10 @@ from vaecollapse.labels import NAMES, number
 from vaecollapse.prescriptions import STATES
 from vaecollapse.tasks.fitting import usual_rate
 
+SPEC = importlib.util.spec_from_file_location("fuzz_for_train", Path(__file__).parents[1] / "benchmarks" / "fuzz.py")
+assert SPEC and SPEC.loader
+fuzz = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(fuzz)
 SCRIPT = Path(sys.executable).parent / cli.NAME
 PROMISED = {"config.yaml", "overrides.txt", "provenance.json", "preflight.json", "metrics.jsonl", "metrics.csv",
             "units.csv", "events.jsonl", "verdict.json", "trained.json", "report.html", "checkpoints"}  # fmt: skip
@@ -34,6 +39,14 @@ def environment() -> dict[str, str]:
 
 def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([SCRIPT, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True)
+
+
+def forked(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """As `train`, forked from here, where torch is imported, which costs more than most trainings do."""
+    fuzz.preload()
+    code = fuzz.waited(fuzz.forked(fuzz.Case(list(arguments), list(arguments)), cwd.parent))
+    out, err = ((cwd.parent / name).read_text() for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess(arguments, code, out, err)
 
 
 def runs(folder: Path) -> list[Path]:
@@ -348,16 +361,17 @@ CUSTOM = ["model=custom", "+model.width=3", "dataset=gaussian", "max_epochs=4", 
 @pytest.fixture
 def theirs(tmp_path) -> Path:
     """A folder with a package and a folder of yaml, neither of them ours."""
-    (tmp_path / "their_pkg").mkdir()
-    (tmp_path / "their_pkg" / "__init__.py").write_text(THEIR_PACKAGE)
-    (tmp_path / "my_conf" / "model").mkdir(parents=True)
-    (tmp_path / "my_conf" / "model" / "theirs.yaml").write_text(THEIR_YAML)
-    return tmp_path
+    work = tmp_path / "work"
+    (work / "their_pkg").mkdir(parents=True)
+    (work / "their_pkg" / "__init__.py").write_text(THEIR_PACKAGE)
+    (work / "my_conf" / "model").mkdir(parents=True)
+    (work / "my_conf" / "model" / "theirs.yaml").write_text(THEIR_YAML)
+    return work
 
 
 def test_a_model_from_outside_reaches_a_verdict_by_both_ways_alike(theirs):
-    typed = train(*CUSTOM, "model._target_=their_pkg.TheirVAE", cwd=theirs)
-    filed = train("--config-dir", "my_conf", "model=theirs", cwd=theirs)
+    typed = forked(*CUSTOM, "model._target_=their_pkg.TheirVAE", cwd=theirs)
+    filed = forked("--config-dir", "my_conf", "model=theirs", cwd=theirs)
     assert (typed.returncode, filed.returncode) == (0, 0), typed.stderr + filed.stderr
     first, second = runs(theirs)
     assert read(first, "verdict.json")["readings"] == read(second, "verdict.json")["readings"]
@@ -369,7 +383,7 @@ def test_a_model_from_outside_reaches_a_verdict_by_both_ways_alike(theirs):
 
 def test_a_model_that_cannot_be_built_is_one_sentence(theirs):
     wrong = ["their_pkg.Refuses", "their_pkg.Stranger", "their_pkg.Absent", "absent_pkg.VAE"]
-    done = train("-m", *CUSTOM, f"model._target_={','.join(wrong)}", cwd=theirs)
+    done = forked("-m", *CUSTOM, f"model._target_={','.join(wrong)}", cwd=theirs)
     assert (done.returncode, runs(theirs)) == (cli.FAILED, [])
     assert "Traceback" not in done.stderr
     said = [line for line in done.stderr.splitlines() if " job " not in line and "training, " not in line]
@@ -382,7 +396,7 @@ def test_a_model_that_cannot_be_built_is_one_sentence(theirs):
 
 def test_a_model_that_leaves_the_finite_numbers_has_diverged(theirs):
     """Exit code 0: the verdict is the answer. The step is not taken, so the weights stay those before it."""
-    done = train("-m", *CUSTOM, "model._target_=their_pkg.Infinite,their_pkg.SpoiltGradient", cwd=theirs)
+    done = forked("-m", *CUSTOM, "model._target_=their_pkg.Infinite,their_pkg.SpoiltGradient", cwd=theirs)
     assert done.returncode == 0, done.stderr
     for run, tensor in zip(runs(theirs), ("the distortion", "gradient"), strict=True):
         verdict = read(run, "verdict.json")

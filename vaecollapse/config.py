@@ -4,6 +4,7 @@ Knows Hydra and OmegaConf and nothing else of the package.
 """
 
 import difflib
+import functools
 import inspect
 import math
 import re
@@ -328,6 +329,7 @@ class ReportSchema:
 KNOBS = tuple(knob.name for knob in fields(Knobs))
 
 
+@functools.cache
 def register() -> None:
     """Gives Hydra the schema; call it before anything is composed."""
     ConfigStore.instance().store(name="schema", node=TrainSchema)
