@@ -17,6 +17,7 @@ from ..refusal import Refused
 from .base import Weighted
 from .coefficients import Coefficient
 from .step_mean import StepMean
+from .targets import declared
 
 GROUPINGS = ("unit", "token", "all")
 
@@ -135,6 +136,16 @@ class FreeBits(Weighted):
                 "units_per_group": weight.new_tensor(size),
             },
         )
+
+    def check(self, elbo: ELBO) -> None:
+        """Refused where a posterior never has less than the floor: no batch would ever feel it."""
+        super().check(elbo)
+        least = declared(elbo, "least")
+        if 0 < self.floor <= least and self.resolved(elbo).batch_inside:
+            raise Refused(
+                f"free_bits={self.floor:g} frees nothing: by construction this posterior has {least:.4g} nats in every "
+                f"unit; type free_bits={2 * least:.3g}, or regularizer=beta, or posterior=normal"
+            )
 
     def get_extra_state(self) -> Float[Tensor, ""]:
         return torch.tensor(self.floor, dtype=torch.float64)
