@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from vaecollapse import agreeing, apart, cli, config, sweeping
 from vaecollapse.apart import Said
@@ -32,8 +32,15 @@ class Done(NamedTuple):
 class Sweep:
     """The command in this process, in an empty folder, with a stub of a training."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, folder: Path) -> None:
-        self.patch, self.capture, self.folder, self.log = monkeypatch, capfd, folder, folder / "log"
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture,
+        caplog: pytest.LogCaptureFixture,
+        folder: Path,
+    ) -> None:
+        self.patch, self.capture, self.warned, self.folder = monkeypatch, capfd, caplog, folder
+        self.log = folder / "log"
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "path", list(sys.path))
         for name in (None, "vaecollapse"):  # Hydra and the command line add handlers, bound to the stderr of one test
@@ -76,7 +83,8 @@ class Sweep:
             patch.setitem(sys.modules, "vaecollapse.tasks", types.SimpleNamespace(train=train))
             patch.setattr(sys, "argv", [cli.NAME, *argv])
             code = cli.train()
-        return Done(code, *self.capture.readouterr())
+        out, err = self.capture.readouterr()
+        return Done(code, out, err + self.warned.text)
 
     def trained(self) -> list[str]:
         found = self.log.read_text().split() if self.log.exists() else []
@@ -89,9 +97,15 @@ class Sweep:
         return found
 
 
+@pytest.fixture(scope="module")
+def imported() -> None:
+    """What the jobs' configurations name, once, and not in each of the forks."""
+    config.check_kinds(config.compose(["logger.csv.directory=none"]))
+
+
 @pytest.fixture
-def sweep(monkeypatch, capfd, tmp_path) -> Sweep:
-    return Sweep(monkeypatch, capfd, tmp_path)
+def sweep(imported, monkeypatch, capfd, caplog, tmp_path) -> Sweep:
+    return Sweep(monkeypatch, capfd, caplog, tmp_path)
 
 
 def test_a_killed_job_and_a_refused_one_leave_the_others_and_only_they_are_run_again(sweep: Sweep) -> None:
@@ -202,7 +216,7 @@ class Ranks:
     """The processes of a job, one after the other in this one, each with what SLURM tells it; they do not train."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, sweep: Path) -> None:
-        self.patch, self.sweep, self.lines, self.starts = monkeypatch, sweep, [], 0
+        self.patch, self.sweep, self.lines, self.vain = monkeypatch, sweep, [], []
         monkeypatch.setitem(sys.modules, "vaecollapse.tasks", types.ModuleType("vaecollapse.tasks"))
         monkeypatch.setattr(sweeping.Watch, "directory", None)
         monkeypatch.setattr(agreeing, "PATIENCE", 0.3)
@@ -217,36 +231,36 @@ class Ranks:
         """The command line of the job's process; `then` is what it does, with its directory."""
         self.task("SLURM_PROCID", rank)
         self.lines.clear()
-        with initialize_config_dir(str(config.folder()), version_base="1.3"):
-            typed = ["beta=2", "hydra.job.num=0", f"hydra.sweep.dir={self.sweep}"]
-            cfg = compose("train", typed, return_hydra_config=True)
-        cfg.hydra.runtime.output_dir = str(self.sweep / "0")
-        (self.sweep / "0").mkdir(parents=True, exist_ok=True)
-        HydraConfig.instance().set_config(cfg)
-        plain = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
 
-        def work(call, in_vain=None) -> Said:
+        def work(call, in_vain) -> Said:
             self.lines.append(call.args[0])
             then(Path(call.args[0][-1].partition("=")[2].strip("'")))
-            return Said(143 if in_vain and in_vain() else code)
+            self.vain.append(in_vain())
+            return Said(code)
 
         self.patch.setattr(apart, "apart", work)
-        cli.TrainSession(["-m", "beta=2"]).lead(plain)
-        HydraConfig.instance().cfg = None
+        cli.TrainSession(["-m", "beta=2"]).lead(self.composed(self.sweep / "0"))
         return self.lines[0] if self.lines else None
+
+    def composed(self, place: Path, beta: int = 2) -> DictConfig:
+        """The configuration of a job, as it is where it runs."""
+        place.mkdir(parents=True, exist_ok=True)
+        typed = [f"beta={beta}", "hydra.job.num=0", f"hydra.runtime.output_dir={place}"]
+        with initialize_config_dir(str(config.folder()), version_base="1.3"):
+            cfg = compose("train", typed, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
 
     def written(self, place: Path, beta: int = 2) -> None:
         """What a process of a job writes first."""
-        place.mkdir(exist_ok=True)
-        with initialize_config_dir(str(config.folder()), version_base="1.3"):
-            cfg = compose("train", [f"beta={beta}"])
-        (place / "config.yaml").write_text(OmegaConf.to_yaml(cfg).replace("${hydra:runtime.output_dir}", str(place)))
+        (place / "config.yaml").write_text(OmegaConf.to_yaml(self.composed(place, beta), resolve=True))
 
 
 @pytest.fixture
 def ranks(monkeypatch, tmp_path) -> Ranks:
     config.register()
-    return Ranks(monkeypatch, tmp_path / "sweep")
+    yield Ranks(monkeypatch, tmp_path / "sweep")
+    HydraConfig.instance().cfg = None
 
 
 def test_a_rank_that_looks_after_the_first_has_begun_to_write_begins_as_it_did(ranks: Ranks) -> None:
@@ -267,7 +281,6 @@ def test_a_job_put_back_into_the_queue_goes_on_with_all_its_ranks(ranks: Ranks) 
 @pytest.mark.parametrize("beta", [2, 3])
 def test_the_ranks_of_a_sweep_that_goes_on_stand_in_one_directory(ranks: Ranks, beta: int) -> None:
     """The job's own run of before, or, where its directory is another job's, a new number: one, and not one each."""
-    ranks.sweep.mkdir()
     ranks.written(ranks.sweep / "0", beta)
     first = ranks(0, ranks.written)
     assert ranks(1) == first
@@ -276,7 +289,6 @@ def test_the_ranks_of_a_sweep_that_goes_on_stand_in_one_directory(ranks: Ranks, 
 
 
 def test_a_job_that_is_finished_is_trained_by_no_rank(ranks: Ranks) -> None:
-    ranks.sweep.mkdir()
     ranks.written(ranks.sweep / "0")
     for file in ("verdict.json", "trained.json"):
         (ranks.sweep / "0" / file).write_text("{}")
@@ -289,11 +301,19 @@ def test_a_rank_that_is_told_nothing_says_so_and_trains_nothing(ranks: Ranks, ca
     assert list(ranks.sweep.glob("*/config.yaml")) == []
 
 
-def test_a_rank_does_not_wait_for_one_that_came_to_nothing(ranks: Ranks, monkeypatch) -> None:
-    told = []
-    monkeypatch.setattr(agreeing.Group, "tell", lambda group, code: told.append((group.rank, code)))
-    ranks(0, code=1)
-    monkeypatch.undo()
+@pytest.mark.parametrize(("code", "waits"), [(0, True), (cli.FAIL_ON, True), (1, False), (-9, False)])
+def test_a_rank_does_not_wait_for_one_that_came_to_nothing(ranks: Ranks, code: int, waits: bool) -> None:
+    ranks(0, code=code)
+    ranks.vain.clear()
+    ranks(1)
+    assert ranks.vain == [not waits]
+
+
+def test_a_job_that_slurm_ends_leaves_its_word_and_tells_no_result(ranks: Ranks) -> None:
+    """It may be put back into the queue, and whoever leads the sweep waits for that."""
+    with pytest.raises(SystemExit):
+        ranks(0, ranks.written, code=cli.TERMINATED)
+    assert sweeping.job_of(ranks.sweep / "0").outcome == "interrupted"
 
 
 def test_a_sweep_that_srun_starts_several_times_is_refused(ranks: Ranks, capsys) -> None:
