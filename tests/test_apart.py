@@ -17,7 +17,6 @@ from vaecollapse.apart import Said, _pass_on, apart
 ROOT = str(Path(__file__).parents[1])
 
 
-
 def test_work_apart_tells_its_end_and_is_another_process() -> None:
     said = apart(lambda: Said(3, str(os.getpid()), "there"))
     assert said == Said(3, said.reason, "there")

@@ -1,8 +1,7 @@
-"""Sweeps as commands: jobs that end alone, the table, going on, searches. Trainings are stubs, in forks of this process;
-tests/test_launchers.py trains."""
+"""Sweeps as commands: jobs that end alone, the table, going on, searches, the ranks of a job. Trainings are stubs, in
+forks of this process; tests/test_launchers.py trains."""
 
 import errno
-import json
 import logging
 import os
 import signal

@@ -313,8 +313,8 @@ def decided(cfg: DictConfig, context: Any, task: Sequence[str], argv: Sequence[s
 def led_by(tasks: int) -> str:
     """Why no sweep begins here."""
     return (
-        f"a sweep is led by one process, and srun starts {tasks} of this: leave srun out, SLURM's tasks for each job are "
-        f"hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={tasks}"
+        f"a sweep is led by one process, and srun starts {tasks} of this: leave srun out, SLURM's tasks for each job "
+        f"are hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={tasks}"
     )
 
 
