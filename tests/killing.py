@@ -34,7 +34,7 @@ class Bomb(Callback):
 
     def on_train_batch_start(self, trainer, *_) -> None:
         self.go(f"step {trainer.global_step}")
-        for name, number in (("ctrl-c", signal.SIGINT), ("sigterm", signal.SIGTERM)):
+        for name, number in (("ctrl-c", signal.SIGINT), ("sigterm", signal.SIGTERM), ("sigkill", signal.SIGKILL)):
             if os.environ.get("BOMB") == f"{name} {trainer.global_step}":
                 os.environ["BOMB"] = ""
                 os.kill(os.getpid(), number)
@@ -93,6 +93,8 @@ MOMENTS = ["step 0", "step 1", "step 5", "step 8", "validation 0", "validated 0"
            "validation 2", "epoch 2", "last reading", "half a checkpoint", "between renames", "torn line", "ctrl-c 5",
            "sigterm 12", "sparse step 17", "written overrides.txt", "written provenance.json"]  # fmt: skip
 
+SWEPT = "a sweep's job"
+
 
 def ended(line: list[str], moment: str) -> int:
     """Runs until the moment; the exit status."""
@@ -100,6 +102,21 @@ def ended(line: list[str], moment: str) -> int:
     status = os.waitpid(start(line), 0)[1]
     os.environ["BOMB"] = ""
     return os.waitstatus_to_exitcode(status)
+
+
+def swept(sweep: Path) -> tuple[int, int]:
+    """The exit codes of a sweep whose job is killed, and of the sweep that goes on with it."""
+    code = ended(["-m", *LINE, f"hydra.sweep.dir={sweep}"], "sigkill 8")
+    assert json.loads((sweep / "0" / "job.json").read_text())["outcome"] == "killed"
+    again = os.waitstatus_to_exitcode(os.waitpid(start(["trust=[killing]", f"sweep.resume={sweep}"]), 0)[1])
+    assert json.loads((sweep / "0" / "job.json").read_text())["outcome"] == "healthy"
+    (sweep / "0" / "job.json").unlink()  # which no single run has
+    return code, again
+
+
+def in_any_order(found: dict) -> dict:
+    """With the words of prescribed commands sorted: a sweep types what may change after the run's own."""
+    return {name: sorted(leaf.split()) if name.endswith(".command") else leaf for name, leaf in found.items()}
 
 
 def main(folder: Path) -> None:
@@ -123,6 +140,9 @@ def main(folder: Path) -> None:
         told = (directory / "verdict.json").exists()
         differ = differing(expected, content(directory)) if told else ["no verdict"]
         found[moment] = {"ended": code, "resumed": again, "differ": differ}
+    code, again = swept(folder / "sweep")
+    differ = differing(*map(in_any_order, (expected, content(folder / "sweep" / "0"))))
+    found[SWEPT] = {"ended": code, "resumed": again, "differ": differ}
     print(json.dumps(found))
 
 

@@ -32,10 +32,10 @@ def ended(tmp_path_factory) -> dict[str, dict]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("moment", killing.MOMENTS)
+@pytest.mark.parametrize("moment", [*killing.MOMENTS, killing.SWEPT])
 def test_a_run_ended_at_any_moment_goes_on_to_the_same_bits(ended, moment: str) -> None:
     """Parameters, optimizer, callbacks, best and average weights, metrics, per-unit series, verdict, files."""
-    codes = {"ctrl-c 5": 130, "sigterm 12": 143}
+    codes = {"ctrl-c 5": 130, "sigterm 12": 143, killing.SWEPT: cli.FAILED}
     assert ended[moment] == {"ended": codes.get(moment, 9), "resumed": 0, "differ": []}
 
 

@@ -11,23 +11,25 @@ from typing import Any, NamedTuple
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 KILL_AFTER = 60.0  # seconds that interrupted work has for its checkpoint and verdict
+GRACE = 10.0  # and work in vain, which may be waiting where no signal is heard
 
 
 class Said(NamedTuple):
     """What the work tells at its end: an exit code (negative: the signal), why, where its directory is, and which lines
-    need not be said again."""
+    need not be said again. `told` is false where it came to none of that."""
 
     code: int
     reason: str | None = None
     directory: str | None = None
     lines: tuple[str, ...] = ()
+    told: bool = True
 
 
-def apart(work: Callable[[], Said]) -> Said:
+def apart(work: Callable[[], Said], in_vain: Callable[[], bool] | None = None) -> Said:
     """`work` in a process of its own, a fork of this one where that is safe: what it told, or the signal that ended it.
 
     Ctrl-C and SIGTERM reach it through here, once, and are raised again when it has ended. Where this process is
-    killed, so is the work.
+    killed, so is the work; where it has become `in_vain`, which is asked every second, it is ended.
     """
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -35,7 +37,7 @@ def apart(work: Callable[[], Said]) -> Said:
     process.start()
     theirs.close()
     try:
-        process.join()
+        _wait(process, in_vain)
     except BaseException as stop:
         _pass_on(process, signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
         raise
@@ -44,20 +46,29 @@ def apart(work: Callable[[], Said]) -> Said:
             return ours.recv()
         except EOFError:
             code = process.exitcode or 1
-            return Said(code, ended_by(code))
+            return Said(code, ended_by(code), told=False)
 
 
-def _pass_on(process: Any, number: int) -> None:
+def _wait(process: Any, in_vain: Callable[[], bool] | None) -> None:
+    process.join(None if in_vain is None else 1.0)
+    while process.exitcode is None:
+        if in_vain and in_vain():
+            return _pass_on(process, signal.SIGTERM, GRACE)
+        process.join(1.0)
+    return None
+
+
+def _pass_on(process: Any, number: int, seconds: float = KILL_AFTER) -> None:
     """To the whole group of a job: its ranks and loaders too."""
     with contextlib.suppress(OSError):  # it leads its group at once, as it is about to, or has ended
         os.setpgid(process.pid, process.pid)
-    for what, seconds in ((number, KILL_AFTER), (signal.SIGKILL, 5.0)):
+    for what, given in ((number, seconds), (signal.SIGKILL, 5.0)):
         try:
             os.killpg(process.pid, what)
         except (ProcessLookupError, PermissionError):
             process.join(1.0)
             return
-        process.join(seconds)
+        process.join(given)
         if process.exitcode is not None:
             return
 

@@ -359,17 +359,28 @@ class TrainSession(Session):
 
     def lead(self, cfg) -> float | None:
         """One job of a sweep: what it came to is written in its directory. Returns a search's objective."""
+        from functools import partial
+
         from hydra.core.hydra_config import HydraConfig
 
         from . import sweeping
+        from .agreeing import Group
 
         context = HydraConfig.get()
-        directory = Path(context.runtime.output_dir)
-        place = sweeping.place_for(cfg, directory)
-        there = sweeping.finished(place)
-        named = f"job {context.job.num}: {' '.join(_typed(context))}"
-        self.say(f"{named} (finished before, in {place.name})" if there else named)
-        ended = sweeping.job_of(place).asked_as(_typed(context)) if there else self.carried_out(context, place)
+        typed, directory = _typed(context), Path(context.runtime.output_dir)
+        group = Group.of(directory.parent, context.job.num)
+        try:
+            if group.size > 1 and sweeping.Watch.directory:
+                raise Refused(sweeping.led_by(group.size))
+            plan = group.agreed(partial(sweeping.decided, cfg, context, typed, self.line))
+        except Refused as refusal:  # of a task that stands outside its job
+            self.refused(str(refusal))
+            self.codes.add(FAILED)
+            return None
+        place, line = directory.with_name(plan["place"]), plan["line"]
+        named = f"job {context.job.num}: {' '.join(typed)}"
+        self.say(named if line else f"{named} (finished before, in {place.name})")
+        ended = self.carried_out(context, place, line, group) if line else sweeping.job_of(place).asked_as(typed)
         place = place.with_name(ended.directory)
         if ended.whole and _searches(context):
             ended = ended.judged(place, cfg.search, context.sweeper)
@@ -378,7 +389,7 @@ class TrainSession(Session):
             _remove_if_only(directory, set())
         return ended.objective
 
-    def carried_out(self, context, place: Path):
+    def carried_out(self, context, place: Path, line: Sequence[str], group):
         """The job in a process of its own; interrupted, it is noted and the interruption goes on."""
         from functools import partial
 
@@ -388,16 +399,22 @@ class TrainSession(Session):
         from .apart import Said, apart
 
         typed, began = _typed(context), time.monotonic()
-        line = sweeping.line_of(context, typed, self.line, place)
         ended = partial(sweeping.ended, context.job.num, typed)
+        work = partial(job_of_a_sweep, line, self.sweeps_a_group(), self.whole_errors, tuple(self.warned))
         try:
-            said = apart(partial(job_of_a_sweep, line, self.sweeps_a_group(), self.whole_errors, tuple(self.warned)))
+            said = apart(work, None if group.size == 1 else lambda: group.lost() is not None)
         except (KeyboardInterrupt, SystemExit):
             if (place / "config.yaml").is_file():
                 self.note(place, ended(place, Said(INTERRUPTED), time.monotonic() - began))
             raise
+        if said.code == TERMINATED and "SLURM_STEP_ID" in os.environ and group.lost() is None:
+            self.note(place, ended(place, said, time.monotonic() - began))
+            raise SystemExit(TERMINATED)  # it may be put back into the queue: nothing is told to who waits for its end
+        if said.code not in (0, FAIL_ON):
+            group.tell(said.code)
         self.warned |= {*said.lines}
-        self.said |= {said.reason} if said.reason else set()  # by the job
+        if not said.told:
+            self.say(f"job {context.job.num}: {said.reason}")
         return ended(Path(said.directory or place), said, time.monotonic() - began)
 
     def note(self, place: Path, ended) -> None:
@@ -454,9 +471,13 @@ class TrainSession(Session):
 
     def told(self, directory: Path, code: int) -> int:
         """The sweep's table, how to go on with what is not finished, and the code of its worst job."""
-        from . import sweeping
+        import shutil
+
+        from . import agreeing, sweeping
         from .table import sweep_table
 
+        if code not in (INTERRUPTED, TERMINATED):  # else tasks of SLURM's may go on
+            shutil.rmtree(directory / agreeing.FOLDER, ignore_errors=True)
         found = {job.directory: job for job in sweeping.jobs(directory)} | self.unwritten
         rows = sorted(found.values(), key=lambda job: job.number)
         if all(job.outcome == "refused" for job in rows):
@@ -476,9 +497,9 @@ class TrainSession(Session):
         """Says what the jobs were refused for, and removes what they left."""
         from . import sweeping
 
-        unsaid = [job for job in rows if job.reason not in self.said]
-        for sentence in sweeping.lines(directory, unsaid)[2]:
-            self.say(sentence)
+        if sweeping.Watch.elsewhere:  # else they have said it themselves
+            for sentence in sweeping.lines(directory, rows)[2]:
+                self.say(sentence)
         if not rows and not code:
             self.say(f"no job of the sweep left a word in {directory}")
         for job in rows:
@@ -847,10 +868,11 @@ def _is_hydras(error: Exception) -> bool:
 
 def _remove_if_only(directory: Path, names: set[str]) -> None:
     """Leaves no run directory behind in which nothing ran."""
-    if directory.is_dir() and {path.name for path in directory.iterdir()} <= names:
-        for name in names:
-            (directory / name).unlink(missing_ok=True)
-        directory.rmdir()
+    with contextlib.suppress(FileNotFoundError):  # another rank of the run was faster
+        if {path.name for path in directory.iterdir()} <= names:
+            for name in names:
+                (directory / name).unlink(missing_ok=True)
+            directory.rmdir()
 
 
 class _Terminal(logging.Handler):

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 PLAN, ENDED = "sweep.json", "job.json"  # of a sweep: its command line; of each job: what became of it
 OF_A_RUN = {*FREE} - {"max_epochs"}  # what a job may be told that leaves it the same job
 SILENT = OF_A_RUN - {"trainer"} | {"search", "sweep", "resume"}  # the keys that change no number
+NUMBERED = "${hydra.job.num}"  # hydra.sweep.subdir: a job's number is its directory's name
 # of Hydra's own settings those that say how a sweep is run, and not what a job of it is
 OF_SWEEPS = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launcher")
 
@@ -79,11 +80,13 @@ class Watch(Callback):
     directory: Path | None = None
     planned: Sequence[tuple[str, ...]] | None = None  # the jobs of a grid
     taken_up = False  # an earlier sweep goes on
+    elsewhere = False  # what the jobs say is in files of their launcher, not on this terminal
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not HydraConfig.initialized():
             HydraConfig.instance().set_config(config)
-        if "submitit" in str(OmegaConf.select(config, "hydra.launcher._target_")):
+        Watch.elsewhere = "submitit" in str(OmegaConf.select(config, "hydra.launcher._target_"))
+        if Watch.elsewhere:
             wait_for_all()
         try:
             directory = Path(config.hydra.sweep.dir)
@@ -91,9 +94,12 @@ class Watch(Callback):
                 directory = alone(directory)
         except OSError:  # Hydra meets it again, and may raise
             return
+        named = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # pyright: ignore
+        if named != NUMBERED:  # by a yaml; on the command line it is refused
+            log.warning("hydra.sweep.subdir: %s is left out: the jobs of a sweep have their numbers for names", named)
         with read_write(config.hydra):  # the jobs' own configurations are composed from the overrides once more
-            config.hydra.sweep.dir = str(directory)
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(directory)}")
+            config.hydra.sweep.dir, config.hydra.sweep.subdir = str(directory), NUMBERED
+            config.hydra.overrides.hydra += [f"hydra.sweep.dir={quoted(directory)}", f"hydra.sweep.subdir={NUMBERED}"]
         Watch.directory, Watch.planned = directory.absolute(), planned(config)
         if not Watch.taken_up:
             plan = {"command": sys.argv[1:], "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
@@ -295,6 +301,21 @@ def line_of(context: Any, task: Sequence[str], argv: Sequence[str], directory: P
 def flags(argv: Sequence[str]) -> list[str]:
     """The flags that say where configurations lie, each with its value."""
     return [word for word in words(argv) if word.startswith(("--config-dir=", "--config-path=", "--config-name="))]
+
+
+def decided(cfg: DictConfig, context: Any, task: Sequence[str], argv: Sequence[str]) -> dict[str, Any]:
+    """Where a job belongs, and its command line; None where it is finished there. What it rests on changes as soon as
+    it begins: once for a job, whatever the number of its ranks."""
+    place = place_for(cfg, Path(context.runtime.output_dir))
+    return {"place": place.name, "line": None if finished(place) else line_of(context, task, argv, place)}
+
+
+def led_by(tasks: int) -> str:
+    """Why no sweep begins here."""
+    return (
+        f"a sweep is led by one process, and srun starts {tasks} of this: leave srun out, SLURM's tasks for each job "
+        f"are hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={tasks}"
+    )
 
 
 # ---- what a job comes to
