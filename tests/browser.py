@@ -38,6 +38,7 @@ class Browser:
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def call(self, method: str, **params: Any) -> dict:
         number = next(self.numbers)
@@ -102,7 +103,7 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
     def press(self, key: str) -> None:
-        code = {"Enter": 13, "ArrowRight": 39, "Tab": 9, "Escape": 27}[key]
+        code = {"Enter": 13, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9, "Escape": 27}[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             about = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
