@@ -206,7 +206,7 @@ def test_an_address_opens_a_run_and_what_is_broken_is_named(browser, many):
     assert browser.run("document.querySelector('dialog[open] h1').innerText") == embedded(browser)["runs"][3]["name"]
     assert "has no config.yaml" in browser.run("document.getElementById('main').innerText")
     rows = browser.run("[...document.querySelectorAll('table.pairs tbody tr')].map((row) => row.innerText)")
-    assert len(rows) == 5 and any("[" in row for row in rows)
+    assert len(rows) == 5 and any("±" in row for row in rows)
 
 
 def test_what_runs_hold_is_never_carried_out(browser, tmp_path):
@@ -345,3 +345,39 @@ def test_every_mark_stands_out_from_the_page(browser, tmp_path, dark):
     )
     runs = embedded(browser)["runs"]
     assert sorted(map(int, hollow)) == [i for i, run in enumerate(runs) if run["frontier"] is False]
+
+
+def test_comparisons_sort_by_the_mean_difference(browser, many):
+    browser.open(many)
+    rows = "[...document.querySelectorAll('table.pairs tbody tr')].map((row) => row.cells[5].innerText)"
+    browser.run("document.querySelectorAll('table.pairs thead button')[5].click()")
+    means = [float(cell.split()[0]) for cell in browser.run(rows)]
+    assert browser.run("document.querySelectorAll('table.pairs thead th')[5].innerText").startswith("D")
+    assert len(means) == 5 and means == sorted(means) and quiet(browser, many)
+
+
+def test_the_keyboard_passes_everything_in_order_and_is_seen_to(browser, one, many):
+    """Tab reaches the controls in the page's order, each with a ring; alarms are told where the arrow keys walk."""
+    for page in (one, many):
+        browser.open(page)
+        places = []
+        for _ in range(60):
+            browser.press("Tab")
+            found = browser.run(
+                "(() => { const e = document.activeElement;"
+                " return e === document.body ? null : [[...document.querySelectorAll('*')].indexOf(e),"
+                " e.tagName === 'AUDIO' ? 'its own' : getComputedStyle(e).outlineStyle]; })()"
+            )
+            if found is None:
+                break
+            places.append(found)
+        assert len(places) > 8 and all(ring != "none" for _, ring in places)
+        assert [place for place, _ in places] == sorted(place for place, _ in places)
+    browser.open(one)
+    events = [(step, f"{kind}: {text}".strip()) for step, kind, text in embedded(browser)["runs"][0]["events"]]
+    browser.run("document.querySelector('.stack').focus()")
+    told = set()
+    for _ in range(110):
+        browser.press("ArrowRight")
+        told |= {*browser.run("document.getElementById('tip').innerText").split("\n")}
+    assert {line for _, line in events} <= told and len(events) == 2

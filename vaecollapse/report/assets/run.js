@@ -1,5 +1,5 @@
 // One run: the verdict with its evidence, its course, its samples, where it comes from.
-const LEFT = 54, RIGHT = 12, PANEL = 92;
+const LEFT = 54, RIGHT = 12, PANEL = 92, SAID = 4; // pixels; events told at one step
 
 function verdictOf(run) {
   const found = run.evidence;
@@ -61,12 +61,14 @@ function course(run, panels, width) { // panels under each other, on one axis of
   for (const [title, names, zero] of panels) parts.push(panel(run, title, names, zero, x, width, last, cursors));
   parts.push(axis(x, width, last));
   const stack = el("div", { class: "stack", tabindex: "0", role: "group", "aria-label": "course of training: left and right move along the steps, up and down from unit to unit" }, parts);
-  const times = [...new Set([...run.heat.steps, ...panels.flatMap(([, names]) => names.flatMap((name) => run.series[name][0]))])].sort((a, b) => a - b);
+  const happened = run.events.filter(([step]) => step != null);
+  const times = [...new Set([...happened.map(([step]) => step), ...run.heat.steps, ...panels.flatMap(([, names]) => names.flatMap((name) => run.series[name][0]))])].sort((a, b) => a - b);
   let place = -1, unit = -1; // the unit that the keyboard is at
   const at = (step, event) => {
     for (const cursor of cursors) { cursor.setAttribute("x1", x(step)); cursor.setAttribute("x2", x(step)); cursor.style.display = ""; }
     const kl = unit < 0 ? [] : [`unit ${run.heat.units[unit]}: KL ${shown(near([run.heat.steps, run.heat.kl[unit]], step), 3)} nats`];
-    say(event, [`step ${shown(step, 9)}`, ...kl, ...panels.flatMap(([, names]) => names.map((name) => `${named(name)}: ${shown(near(run.series[name], step))}`))]);
+    const events = happened.filter(([when]) => when === step).slice(0, SAID).map(([, kind, text]) => `${kind}: ${text}`.slice(0, 200));
+    say(event, [`step ${shown(step, 9)}`, ...kl, ...events, ...panels.flatMap(([, names]) => names.map((name) => `${named(name)}: ${shown(near(run.series[name], step))}`))]);
   };
   const leave = () => { cursors.forEach((cursor) => { cursor.style.display = "none"; }); hush(); };
   stack.addEventListener("pointermove", (event) => {
@@ -149,10 +151,10 @@ function strip(run, x, width) { // alarms and decisions
   for (const [step, kind, text] of run.events) {
     if (step == null) continue;
     const [shape, colour] = Object.hasOwn(shapes, kind) ? shapes[kind] : ["circle", "var(--dim)"];
-    const mark = glyph(shape, x(step), 28, 5, { fill: colour, class: "mark", tabindex: "0", role: "img", "aria-label": `step ${step}: ${kind} ${text}` });
+    const mark = glyph(shape, x(step), 28, 5, { fill: colour, class: "mark", role: "img", "aria-label": `step ${step}: ${kind} ${text}` });
     const speak = (event) => say(event, [`step ${shown(step, 9)}: ${kind}`, text]);
-    for (const name of ["pointerenter", "focus", "click"]) mark.addEventListener(name, speak);
-    for (const name of ["pointerleave", "blur"]) mark.addEventListener(name, hush);
+    for (const name of ["pointerenter", "click"]) mark.addEventListener(name, speak);
+    mark.addEventListener("pointerleave", hush);
     figure.append(mark);
   }
   return figure;

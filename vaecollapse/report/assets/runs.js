@@ -115,9 +115,13 @@ function phaseTable(across, down, kept) {
     if (!cells.has(key)) cells.set(key, []);
     cells.get(key).push(run);
   }
-  const head = el("tr", {}, el("th", { scope: "col" }, `${rows.name} ↓  ${columns.name} →`), columns.levels.map((level) => el("th", { scope: "col" }, level)));
+  const head = el("tr", {}, el("th", { scope: "col" }, `${rows.name} ↓  ${columns.name} →`), columns.levels.map((level) => el("th", { scope: "col" }, brief(level))));
   const body = rows.levels.map((level, j) => el("tr", {}, el("th", { scope: "row" }, level), columns.levels.map((_, i) => el("td", {}, phaseCell(cells.get(`${i},${j}`), `${columns.name}=${columns.levels[i]}${rows.name && ` ${rows.name}=${level}`}`, [[across, i], [down, j]])))));
   return el("table", { class: "phase" }, el("thead", {}, head), el("tbody", {}, body));
+}
+
+function brief(level) { // of a number three digits: the cells say all of it
+  return level.length > 5 && Number.isFinite(Number(level)) ? shown(Number(level), 3) : level;
 }
 
 function phaseCell(runs, where, levels) {
@@ -224,7 +228,7 @@ function tableOf() {
   };
   const heads = sorters(keys.map(([title]) => title), 2 + knobs.length, (by, way) => { column = by; down = way; draw(); });
   listeners.push((runs) => { kept = runs; draw(); });
-  return section("Runs", tall("runs", el("table", { class: "runs" }, el("thead", {}, el("tr", {}, heads)), body)), more);
+  return section("Runs", tall("runs", el("table", { class: "sorted runs" }, el("thead", {}, el("tr", {}, heads)), body)), more);
 }
 
 function ordered(a, b, down) { // what is not there comes last, whichever way
@@ -238,8 +242,15 @@ function pairsOf() {
   if (!rows.length) return null;
   const bases = [...new Set(rows.map((row) => row.a))];
   const holder = el("div", {});
-  const draw = (base) => holder.replaceChildren(table(["setting", "pairs", ...DATA.readings.map(([, title]) => title), "verdicts", "also differs"],
-    rows.filter((row) => row.a === base).map((row) => [settings[row.b][0], row.seeds.length, ...DATA.readings.map(([key]) => difference(row.differences[key])), el("div", {}, settings[row.b][2].map(([word, count]) => badge(word, count))), row.confounds.length ? el("span", { class: "flag" }, `⚑ ${row.confounds.join("; ")}`) : ""]), "pairs"));
+  const draw = (base) => {
+    const those = rows.filter((row) => row.a === base), mean = (row, key) => (row.differences[key] ? row.differences[key][0] : null);
+    const lines = new Map(those.map((row) => [row, el("tr", {}, [settings[row.b][0], row.seeds.length, ...DATA.readings.map(([key]) => difference(row.differences[key])), el("div", {}, settings[row.b][2].map(([word, count]) => badge(word, count))),
+      row.confounds.length ? el("span", { class: "flag" }, `⚑ ${row.confounds.join("; ")}`) : ""].map((cell, i) => (i ? el("td", {}, cell) : el("th", { scope: "row" }, cell))))]));
+    const keys = [(row) => row.b, (row) => row.seeds.length, ...DATA.readings.map(([key]) => (row) => mean(row, key)), (row) => settings[row.b][2][0][0], (row) => row.confounds.join("; ")];
+    const body = el("tbody", {}, [...lines.values()]), heads = sorters(["setting", "pairs", ...DATA.readings.map(([, title]) => title), "verdicts", "also differs"], Infinity, (column, down) =>
+      body.replaceChildren(...[...those].sort((a, b) => ordered(keys[column](a), keys[column](b), down) || a.b - b.b).map((row) => lines.get(row))));
+    holder.replaceChildren(tall("paired comparisons", el("table", { class: "sorted pairs" }, el("thead", {}, el("tr", {}, heads)), body)));
+  };
   draw(baselines[0]);
   const pick = el("label", {}, "against ", el("select", { onchange: (event) => draw(Number(event.target.value)) }, bases.map((base) => el("option", { value: base, selected: base === baselines[0] }, settings[base][0]))));
   return section("Paired comparisons", el("div", { class: "filters" }, pick), holder,
@@ -250,7 +261,7 @@ function difference(found) {
   if (!found) return "–";
   const [mean, low, high] = found, text = `${mean > 0 ? "+" : ""}${shown(mean, 3)}`;
   if (low == null) return el("span", { class: "dim" }, text);
-  return el(low > 0 || high < 0 ? "strong" : "span", { class: "whole" }, `${text} [${shown(low, 3)}, ${shown(high, 3)}]`);
+  return el(low > 0 || high < 0 ? "strong" : "span", { class: "whole" }, `${text} ± ${shown((high - low) / 2, 2)}`);
 }
 
 const FIGURES = 12; // columns of the table of evaluations
@@ -274,7 +285,7 @@ function evaluationTable(every) { // a column for each of the commonest figures 
     body.replaceChildren(...[...rows].sort((a, b) => ordered(a.keys[column], b.keys[column], down)).map((each) => each.row)));
   body.append(...rows.map((each) => each.row));
   const more = counts.size > FIGURES && el("p", { class: "dim" }, `${counts.size - FIGURES} more figures stand where a run is opened`);
-  return el("div", {}, tall("evaluations", el("table", { class: "runs" }, el("thead", {}, el("tr", {}, heads)), body)), more);
+  return el("div", {}, tall("evaluations", el("table", { class: "sorted" }, el("thead", {}, el("tr", {}, heads)), body)), more);
 }
 
 function number(told) { const value = told ? parseFloat(told[0]) : NaN; return Number.isNaN(value) ? null : value; }
