@@ -78,12 +78,12 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         scheme = "dark" if dark else "light"
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Page.navigate", url="about:blank")
-        self.asked.clear()
-        self.loaded = False
-        self.call("Page.navigate", url=file.as_uri() + query)
-        while not self.loaded:
-            self.hear()
+        for address in ("about:blank", file.as_uri() + query):  # the first, so that one page is not taken for the next
+            self.asked.clear()
+            self.loaded = False
+            self.call("Page.navigate", url=address)
+            while not self.loaded:
+                self.hear()
         self.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)))")
 
     def run(self, script: str) -> Any:

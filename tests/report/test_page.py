@@ -195,7 +195,7 @@ def test_the_plane_marks_the_frontier_and_opens_a_run_by_keyboard(browser, many)
     browser.press("Enter")
     name = min((run for run in runs.values() if run["frontier"] is not None), key=lambda run: run["rate"])["name"]
     assert browser.run("document.querySelector('dialog[open] h1').innerText") == name
-    assert browser.run("document.querySelectorAll('dialog .stack svg').length") > 4
+    browser.until("document.querySelectorAll('dialog .stack svg').length > 4")
     browser.press("Escape")
     browser.until("!document.querySelector('dialog[open]')")
     assert quiet(browser, many)
