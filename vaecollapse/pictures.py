@@ -86,7 +86,7 @@ def fields(
     """Amounts as maps of one scale, by square roots: 0 is black, the most of them all white. Grey where any of them has
     no number. Each cell is a block, so that the longer side has `least` pixels or more."""
     every = np.stack(planes)
-    valid, top = ~np.isnan(every).any(axis=0), max(float(np.nan_to_num(every).max()), 1e-9)
+    valid, top = np.logical_and.reduce(~np.isnan(every)), max(float(np.nan_to_num(every).max()), 1e-9)
     return [field(np.sqrt(np.nan_to_num(plane).clip(0) / top), valid, least=least) for plane in planes]
 
 
