@@ -1,4 +1,5 @@
-"""vaecollapse-report on many run directories: seconds, memory and page, at first and from what was kept.
+"""vaecollapse-report on many run directories: seconds, memory and page, at first and from what was kept; and what the
+page takes in Chromium, where there is one.
 
 OMP_NUM_THREADS=1 python benchmarks/report.py [runs]
 """
@@ -13,7 +14,21 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from browser import PROGRAM, Browser
 from planted_runs import plant
+
+# what a reader does, as an expression of the page
+ACTS = {
+    "filter by text": "(() => { const f = document.getElementById('filter'); f.value = 'seed=3';"
+    " f.dispatchEvent(new Event('input')); })()",
+    "filter by verdict": "document.querySelector('.chip').click()",
+    "clear": "document.querySelector('button.clear').click()",
+    "sort by R": "[...document.querySelectorAll('table.runs thead button')].find((b) => b.innerText === 'R').click()",
+    "other knob": "(() => { const s = document.querySelectorAll('select.axis')[1]; s.selectedIndex = 3;"
+    " s.dispatchEvent(new Event('change')); })()",
+    "show all rows": "document.querySelector('button.more').click()",
+    "open a run": "openRun(DATA.runs[7])",
+}
 
 # a config.yaml as long as a real one: 360 lines
 PADDING = "".join(f"callback_{i}:\n  _target_: vaecollapse.callbacks.monitor.CollapseMonitor\n  every_n_steps: {i}\n"
@@ -50,6 +65,26 @@ def timed(folder: Path, environment: dict[str, str], *typed: str) -> dict[str, f
             "page": (folder / "page.html").stat().st_size / 2**20}  # fmt: skip
 
 
+def browsed(page: Path, profile: Path) -> None:
+    """Milliseconds until it is drawn, and from each act until what it changes is drawn (two frames)."""
+    browser = Browser(profile)
+    print("\n| until | milliseconds |\n|---|---|")
+    try:
+        for label, width in (("drawn", 1280), ("drawn, on a phone's width", 390)):
+            browser.open(page, width=width)
+            drawn = browser.run("Math.round(performance.getEntriesByType('navigation')[0].domComplete)")
+            print(f"| {label} | {drawn} |")
+        browser.open(page)
+        for label, act in ACTS.items():
+            frames = "requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - start)))"
+            took = browser.run(f"new Promise((done) => {{ const start = performance.now(); {act}; {frames}; }})")
+            print(f"| {label} | {took:.0f} |")
+        heap = browser.run("performance.memory.usedJSHeapSize / 2 ** 20")
+        print(f"\n{heap:.0f} MB of JavaScript's heap, {len(browser.errors)} complaints of the console")
+    finally:
+        browser.close()
+
+
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     with tempfile.TemporaryDirectory() as name:
@@ -66,6 +101,8 @@ def main() -> None:
             found = timed(folder, environment)
             print(f"| {label} | {found['seconds']:.1f} s | {found['processor']:.1f} s | {found['memory']:.0f} MB | "
                   f"{found['page']:.1f} MB |", flush=True)  # fmt: skip
+        if PROGRAM is not None:
+            browsed(folder / "page.html", folder / "profile")
         if len(sys.argv) > 2:
             (folder / "page.html").replace(sys.argv[2])
 

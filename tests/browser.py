@@ -38,6 +38,7 @@ class Browser:
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def call(self, method: str, **params: Any) -> dict:
         number = next(self.numbers)
@@ -77,12 +78,12 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         scheme = "dark" if dark else "light"
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Page.navigate", url="about:blank")
-        self.asked.clear()
-        self.loaded = False
-        self.call("Page.navigate", url=file.as_uri() + query)
-        while not self.loaded:
-            self.hear()
+        for address in ("about:blank", file.as_uri() + query):  # the first, so that one page is not taken for the next
+            self.asked.clear()
+            self.loaded = False
+            self.call("Page.navigate", url=address)
+            while not self.loaded:
+                self.hear()
         self.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)))")
 
     def run(self, script: str) -> Any:
@@ -102,7 +103,7 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
     def press(self, key: str) -> None:
-        code = {"Enter": 13, "ArrowRight": 39, "Tab": 9, "Escape": 27}[key]
+        code = {"Enter": 13, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9, "Escape": 27}[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             about = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}

@@ -17,6 +17,7 @@ from vaecollapse.ensembles import charts, pictures
 from vaecollapse.metrics.fields import Fields
 from vaecollapse.metrics.rank_histogram import RankHistogram
 from vaecollapse.metrics.spectrum import SpectrumDistance
+from vaecollapse.pictures import SIDE
 
 HEIGHT, BASE = charts.HEIGHT - charts.TOP - charts.BOTTOM, charts.HEIGHT - charts.BOTTOM
 
@@ -68,7 +69,7 @@ def test_a_map_has_a_column_for_each_thing_and_is_dark_where_it_is_dry() -> None
     source.truth[:, :, :4] = 0
     (found,) = pictures.maps(source, coarse=lambda index: source.truth[index])
     picture = np.asarray(Image.open(io.BytesIO(found.content)))
-    side = 8 * -(-pictures.SIDE // 8)
+    side = 8 * -(-SIDE // 8)
     assert picture.shape == (
         pictures.STRIP + 3 * (side + 4) - 4,
         10 * (side + 4) - 4,

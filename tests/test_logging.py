@@ -222,7 +222,11 @@ def named(panel: dict) -> set[str]:
     shown = panel["config"]
     columns = [each["accessor"] for each in shown.get("columns", [])]
     axes = [shown[axis] for axis in ("xAxis", "yAxis", "zAxis") if axis in shown]
-    tables = [f"summary:{name}" for name in ("verdict/table", "verdict/readings") if name in json.dumps(shown)]
+    tables = [
+        f"summary:{name}"
+        for name in ("verdict/table", "verdict/readings", "samples/examples")
+        if name in json.dumps(shown)
+    ]
     return {*columns, *axes, *tables, *shown.get("metrics", []), *shown.get("mediaKeys", [])}
 
 
@@ -234,8 +238,9 @@ def test_every_panel_of_the_workspace_shows_what_runs_log(jobs, heard) -> None:
     kept = [record for run in (*jobs, heard) for record in records(run)]
     history = {key.partition(".")[0] for each in kept if each["type"] == "history" for key in each["history"]["item"]}
     told = {key.partition(".")[0] for run in (*jobs, heard) for key in summary(run)}
+    seen = {"samples/examples", "summary:samples/examples"}  # a picture or a table: tests/callbacks/test_samples.py
     knobs = {key for each in kept if each["type"] == "config" for key in each["config"]["update"]}
-    known = history | {f"summary:{key}" for key in told} | {f"config:{key}.value" for key in knobs}
+    known = history | seen | {f"summary:{key}" for key in told} | {f"config:{key}.value" for key in knobs}
     board = dashboard.workspace(entity="us", project="vaecollapse", name="collapse", x="beta", y="free_bits")
     spec = board._spec["spec"]["section"]
     panels = [panel for section in spec["panelBankConfig"]["sections"] for panel in section["panels"]]

@@ -125,11 +125,12 @@ def plots(wr: Any, lines: dict[str, list[str]]) -> list[Any]:
 
 
 def samples(wr: Any) -> list[Any]:
-    """What a run of sounds has to hear."""
-    kinds = {"spectrograms": ["spectrograms"], "sounds": ["real", "reconstruction", "prior"]}
-    return [
+    """What a run has to hear, to look at or to read."""
+    kinds = {"examples": ["examples"], "spectrograms": ["spectrograms"], "sounds": ["real", "reconstruction", "prior"]}
+    media = [
         wr.MediaBrowser(title=title, media_keys=[f"samples/{name}" for name in names]) for title, names in kinds.items()
     ]
+    return [*media, wr.WeavePanelSummaryTable(table_name="samples/examples", layout=wr.Layout(w=24, h=10))]
 
 
 def write(board: Any, file: Path) -> None:

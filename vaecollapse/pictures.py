@@ -1,11 +1,11 @@
 """Arrays as pictures: spectrograms on one grid, heat maps, written as PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
 
 from .files import whole
 
@@ -22,6 +22,9 @@ ANCHORS = np.array(
         [252, 255, 164],
     ]
 )
+
+NO_DATA = np.array([128, 128, 128], np.uint8)
+SIDE = 112  # pixels of a map's longer side, at least
 
 
 def coloured(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
@@ -64,6 +67,36 @@ def grid(
             top, left = i * (height + gap), j * (width + gap)
             sheet[top : top + height, left : left + width] = picture
     return sheet
+
+
+def named_rows(rows: Mapping[str, Sequence[UInt8[np.ndarray, "height width 3"]]]) -> UInt8[np.ndarray, "total wide 3"]:
+    """Pictures of one size in rows, each with its name at the left."""
+    sheet, font = grid(list(rows.values())), ImageFont.load_default(13)
+    names = [name.replace("_", " ") for name in rows]
+    strip = Image.new("RGB", (12 + max(int(font.getlength(name)) for name in names), sheet.shape[0]), (235, 235, 235))
+    high = (sheet.shape[0] + 4) / len(names)
+    for number, name in enumerate(names):
+        ImageDraw.Draw(strip).text((5, number * high + (high - 4) / 2), name, (20, 20, 20), font, anchor="lm")
+    return np.concatenate([np.asarray(strip), sheet], axis=1)
+
+
+def fields(
+    planes: Sequence[Float[np.ndarray, "height width"]], *, least: int = SIDE
+) -> list[UInt8[np.ndarray, "tall wide 3"]]:
+    """Amounts as maps of one scale, by square roots: 0 is black, the most of them all white. Grey where any of them has
+    no number. Each cell is a block, so that the longer side has `least` pixels or more."""
+    every = np.stack(planes)
+    valid, top = np.logical_and.reduce(~np.isnan(every)), max(float(np.nan_to_num(every).max()), 1e-9)
+    return [field(np.sqrt(np.nan_to_num(plane).clip(0) / top), valid, least=least) for plane in planes]
+
+
+def field(
+    shares: Float[np.ndarray, "height width"], valid: Bool[np.ndarray, "height width"], *, least: int = SIDE
+) -> UInt8[np.ndarray, "tall wide 3"]:
+    """0 dark to 1 bright, grey where there are no data; each cell a square of whole pixels."""
+    pixels = np.where(np.expand_dims(valid, -1), coloured(shares), NO_DATA)
+    times = max(1, -(-least // max(valid.shape)))
+    return pixels.repeat(times, 0).repeat(times, 1)
 
 
 def write_png(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .batch import Batch
+from .batch import Batch, are_tokens
 from .detectors.information_rank import LARGEST, information_directions
 from .distributions.flows import can_rescale, from_standard, to_standard
 from .elbo import draw, gaussian, noise, relative, unit_moments
@@ -83,6 +83,21 @@ def reconstructions(vae: VAE, batch: Batch, *, seed: int = 0) -> dict[str, Tenso
     """`real`, `reconstruction` from its own z, and `other_z`: from the next example's z."""
     z = vae.elbo(batch, seed=seed).z
     return {"real": batch.x, "reconstruction": decode(vae, z, batch), "other_z": decode(vae, z.roll(1, 0), batch)}
+
+
+def beside(vae: VAE, batch: Batch, *, draws: int = 2, seed: int = 0) -> Made:
+    """`real` examples (no number where the mask says that there are no data), and under the condition of each what is
+    decoded from the centre of its posterior (`reconstruction`), of the next one's (`other_z`), and from draws of the
+    prior (`prior_1` …): where z carries nothing, all but the first are alike."""
+    show, mask = Shown(vae), None if are_tokens(batch) else batch.mask
+    posterior, prior = vae.encode(batch.x, batch.context, batch.mask), vae.prior(batch.context)
+    z = centre(posterior)
+    eps = noise(batch.positions(), tuple(posterior.event_shape), draws=draws, seed=seed, epoch=2)
+    codes = {"reconstruction": z, "other_z": z.roll(1, 0)}
+    codes |= {f"prior_{number + 1}": draw(prior, each) for number, each in enumerate(eps)}
+    columns = {"real": batch.x if mask is None else batch.x.masked_fill(~mask, torch.nan)}
+    columns |= {name: show(code, batch.context, mask) for name, code in codes.items()}
+    return made(len(batch.x), 0, columns, batch.context)
 
 
 def prior_samples(vae: VAE, count: int, unit: tuple[int, ...], *, seed: int = 0) -> Tensor:

@@ -2,15 +2,19 @@
 
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import PROGRAM, Browser
 from planted_runs import add_evaluation, add_sounds, plant
 
+from vaecollapse.prescriptions import STATES
 from vaecollapse.report import report
 from vaecollapse.report.knobs import phase
+from vaecollapse.report.page import ASSETS
 
 pytestmark = pytest.mark.skipif(
     PROGRAM is None, reason="there is no chromium on this machine: apt-get install chromium"
@@ -191,7 +195,7 @@ def test_the_plane_marks_the_frontier_and_opens_a_run_by_keyboard(browser, many)
     browser.press("Enter")
     name = min((run for run in runs.values() if run["frontier"] is not None), key=lambda run: run["rate"])["name"]
     assert browser.run("document.querySelector('dialog[open] h1').innerText") == name
-    assert browser.run("document.querySelectorAll('dialog .stack svg').length") > 4
+    browser.until("document.querySelectorAll('dialog .stack svg').length > 4")
     browser.press("Escape")
     browser.until("!document.querySelector('dialog[open]')")
     assert quiet(browser, many)
@@ -202,7 +206,7 @@ def test_an_address_opens_a_run_and_what_is_broken_is_named(browser, many):
     assert browser.run("document.querySelector('dialog[open] h1').innerText") == embedded(browser)["runs"][3]["name"]
     assert "has no config.yaml" in browser.run("document.getElementById('main').innerText")
     rows = browser.run("[...document.querySelectorAll('table.pairs tbody tr')].map((row) => row.innerText)")
-    assert len(rows) == 5 and any("[" in row for row in rows)
+    assert len(rows) == 5 and any("±" in row for row in rows)
 
 
 def test_what_runs_hold_is_never_carried_out(browser, tmp_path):
@@ -230,3 +234,150 @@ def test_what_runs_hold_is_never_carried_out(browser, tmp_path):
         assert browser.run("document.querySelectorAll('script').length") == 2
         assert HOSTILE in browser.run("document.body.innerText")
         assert browser.run("document.querySelectorAll('table.found').length") == 2
+
+
+def test_evaluations_of_many_runs_are_a_table_that_sorts_by_keyboard(browser, tmp_path):
+    """Not drawn until it is asked for; a run that lacks a figure comes last, whichever way."""
+    for i in range(10):
+        run = plant(tmp_path / "runs" / str(i), seed=i)
+        if i < 9:
+            figures = {"iw_nll": {"value": float(i * 7 % 9), "se": 0.1, "status": "measured", "note": ""}}
+            add_evaluation(tmp_path / "runs" / f"of_{i}", run, figures=figures if i else {})
+    add_evaluation(tmp_path / "runs" / "elsewhere", tmp_path / "gone")
+    page = report([str(tmp_path / "runs")], tmp_path, cache=False).file
+    browser.open(page)
+    assert browser.run("!document.querySelector('.evaluations table')")
+    browser.run("document.querySelector('.evaluations summary').focus()")
+    browser.press("Enter")
+    browser.until("!!document.querySelector('.evaluations table')")
+    last = "document.querySelector('.evaluations thead th:last-child button')"
+    for sign in (1, -1):
+        browser.run(f"{last}.focus()")
+        browser.press("Enter")
+        cells = browser.run(
+            "[...document.querySelectorAll('.evaluations tbody td:last-child')].map((e) => e.innerText)"
+        )
+        values = [float(cell.split()[0]) for cell in cells[:-1]]
+        assert len(values) == 8 and values == sorted(values, key=lambda value: sign * value) and cells[-1] == "–"
+    assert "of the run" in browser.run("document.getElementById('main').innerText") and quiet(browser, page)
+    assert "elsewhere" not in browser.run("document.querySelector('.evaluations').innerText")
+
+
+def test_what_is_wrong_with_a_run_is_flagged_and_told_by_keyboard(browser, many):
+    browser.open(many)
+    flagged = browser.run("[...document.querySelectorAll('table.runs tr')].filter((row) => row.querySelector('.flag'))"
+                          ".map((row) => row.cells[0].innerText)")  # fmt: skip
+    assert flagged == ["stopped"]
+    browser.run("document.querySelector('table.runs .flag').focus()")
+    assert "not finished" in browser.run("document.getElementById('tip').innerText")
+
+
+def test_units_are_walked_by_keyboard_as_the_pointer_reads_them(browser, one):
+    browser.open(one)
+    heat = embedded(browser)["runs"][0]["heat"]
+    browser.run("document.querySelector('.stack').focus()")
+    for unit, row in list(zip(heat["units"], heat["kl"], strict=True))[:2]:
+        browser.press("ArrowDown")
+        told = browser.run("document.getElementById('tip').innerText").split("\n")
+        assert told[1] == f"unit {unit}: KL {row[-1]:.3g} nats" and told[0] == f"step {heat['steps'][-1]}"
+
+
+# ---- colours
+
+LOOKS = {
+    word: (colour, letters, shape)
+    for word, colour, letters, shape in re.findall(
+        r'(\w+): \["(#\w{6})", "(\S+)", "(\w+)"\]', (ASSETS / "base.js").read_text()
+    )
+}
+# Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB
+SEEN = {
+    "all": np.eye(3),
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def linear(colour) -> np.ndarray:
+    part = np.asarray(colour, float)
+    return np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIELAB of linear RGB, white D65."""
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ rgb.clip(0, 1)
+    x, y, z = np.cbrt(np.maximum(xyz / [0.9505, 1, 1.089], 1e-9))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_verdicts_are_told_apart_without_full_colour_vision(seen):
+    """By letters always; on the plane by shape, or else by colours that are far from each other to everybody."""
+    assert set(LOOKS) == set(STATES) and len({letters for _, letters, _ in LOOKS.values()}) == len(STATES)
+    colours = {word: linear([int(look[0][at : at + 2], 16) / 255 for at in (1, 3, 5)]) for word, look in LOOKS.items()}
+    for a, b in itertools.combinations(LOOKS, 2):
+        if LOOKS[a][2] == LOOKS[b][2]:
+            apart = np.linalg.norm(lab(np.array(SEEN[seen]) @ colours[a]) - lab(np.array(SEEN[seen]) @ colours[b]))
+            assert apart > 20, (a, b, apart)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_mark_stands_out_from_the_page(browser, tmp_path, dark):
+    """Its edge by 3 : 1, as WCAG 2.2 asks of graphics; a dominated run is hollow, one on the frontier is not."""
+    for i, word in enumerate(STATES):
+        plant(tmp_path / str(i), beta=0.1 * (i + 1), verdict=word)
+    browser.open(report([str(tmp_path)], tmp_path, cache=False).file, dark=dark)
+    mix = ("(c) => { const p = document.createElement('canvas').getContext('2d'); p.fillStyle = c;"
+           " p.fillRect(0, 0, 1, 1); const d = p.getImageData(0, 0, 1, 1).data;"
+           " return [d[0], d[1], d[2]].map((v) => v / 255); }")  # fmt: skip
+    edges = browser.run(
+        f"[...document.querySelectorAll('.plane .mark')].map((m) => ({mix})(getComputedStyle(m).stroke))"
+    )
+    page = browser.run(f"({mix})(getComputedStyle(document.body).backgroundColor)")
+    light = [0.2126, 0.7152, 0.0722] @ linear(page)
+    for edge in edges:
+        found = [0.2126, 0.7152, 0.0722] @ linear(edge)
+        assert (max(found, light) + 0.05) / (min(found, light) + 0.05) >= 3, edge
+    assert len(edges) == len(STATES)
+    hollow = browser.run(
+        "[...document.querySelectorAll('.plane .mark[fill=\"var(--page)\"]')].map((m) => m.dataset.run)"
+    )
+    runs = embedded(browser)["runs"]
+    assert sorted(map(int, hollow)) == [i for i, run in enumerate(runs) if run["frontier"] is False]
+
+
+def test_comparisons_sort_by_the_mean_difference(browser, many):
+    browser.open(many)
+    rows = "[...document.querySelectorAll('table.pairs tbody tr')].map((row) => row.cells[5].innerText)"
+    browser.run("document.querySelectorAll('table.pairs thead button')[5].click()")
+    means = [float(cell.split()[0]) for cell in browser.run(rows)]
+    assert browser.run("document.querySelectorAll('table.pairs thead th')[5].innerText").startswith("D")
+    assert len(means) == 5 and means == sorted(means) and quiet(browser, many)
+
+
+def test_the_keyboard_passes_everything_in_order_and_is_seen_to(browser, one, many):
+    """Tab reaches the controls in the page's order, each with a ring; alarms are told where the arrow keys walk."""
+    for page in (one, many):
+        browser.open(page)
+        places = []
+        for _ in range(60):
+            browser.press("Tab")
+            found = browser.run(
+                "(() => { const e = document.activeElement;"
+                " return e === document.body ? null : [[...document.querySelectorAll('*')].indexOf(e),"
+                " e.tagName === 'AUDIO' ? 'its own' : getComputedStyle(e).outlineStyle]; })()"
+            )
+            if found is None:
+                break
+            places.append(found)
+        assert len(places) > 8 and all(ring != "none" for _, ring in places)
+        assert [place for place, _ in places] == sorted(place for place, _ in places)
+    browser.open(one)
+    events = [(step, f"{kind}: {text}".strip()) for step, kind, text in embedded(browser)["runs"][0]["events"]]
+    browser.run("document.querySelector('.stack').focus()")
+    told = set()
+    for _ in range(110):
+        browser.press("ArrowRight")
+        told |= {*browser.run("document.getElementById('tip').innerText").split("\n")}
+    assert {line for _, line in events} <= told and len(events) == 2

@@ -18,7 +18,7 @@ from vaecollapse.help import keys_of
 from vaecollapse.refusal import Refused
 from vaecollapse.report import Kept, leave_page, report
 from vaecollapse.report.folders import Place, places
-from vaecollapse.report.markdown import cell, code
+from vaecollapse.report.markdown import cell, code, evaluations
 from vaecollapse.report.page import FEW, POINTS, SERIES, data_of, html
 from vaecollapse.report.page import run as page_run
 from vaecollapse.report.reading import read
@@ -288,7 +288,7 @@ def test_many_events_of_many_runs_do_not_swell_the_page(tmp_path):
     (run / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     record = read(Place(run, "run"))
     for count, shown in ((FEW, 300), (100, 100), (10_000, 20)):
-        events = page_run(record, None, None, [], POINTS if count < 10_000 else 12, Purse(0), count)["events"]
+        events = page_run(record, None, None, [], POINTS if count < 10_000 else 12, Purse(0), count, Purse(0))["events"]
         assert [step for step, *_ in events] == list(range(300 - shown, 300)), "the last ones"
 
 
@@ -328,7 +328,7 @@ def test_what_other_verbs_made_of_a_run_stands_beside_it(tmp_path):
     assert (name, state) == ("made", "foreign") and str(run) in said
 
 
-def test_an_evaluation_stands_with_its_run_and_is_counted_where_it_is_left_out(tmp_path):
+def test_an_evaluation_stands_with_its_run_however_many_there_are(tmp_path):
     from vaecollapse.listening.scoring import Compared, Judged
     from vaecollapse.metrics.base import Score
     from vaecollapse.tasks.listening import told_of
@@ -350,9 +350,42 @@ def test_an_evaluation_stands_with_its_run_and_is_counted_where_it_is_left_out(t
     assert "| fad | 0.4 | ± 0.21 | 0.25 |" in told and "measured: run evaluated on 512 test" in told
     made = read(Place(tmp_path / "runs" / "measured", "measured"))
     many = data_of([read(Place(run, "run"))] * FEW + [read(Place(plant(tmp_path / "other"), "other")), made], "", "")
-    assert many["unread"] == [] and "1 × evaluation" in many["left_out"]
-    assert [run["found"] for run in many["runs"]] == [[]] * (FEW + 1)
-    assert sum("1 × evaluation" in run["note"] for run in many["runs"]) == 1
+    assert (many["unread"], many["left_out"]) == ([], "")
+    assert [each["tables"] for run in many["runs"] for each in run["found"]] == [tables]
+
+
+def test_evaluations_of_no_run_here_have_a_place_of_their_own(tmp_path):
+    """Of a run that is elsewhere, and of none, as of a folder of sounds."""
+    plant(tmp_path / "runs" / "run")
+    add_evaluation(tmp_path / "runs" / "elsewhere", tmp_path / "gone")
+    add_evaluation(tmp_path / "runs" / "none", tmp_path)
+    (tmp_path / "runs" / "none" / "provenance.json").write_text("{}")
+    found = report([str(tmp_path / "runs")], tmp_path, cache=False)
+    told = data(found.file)
+    assert told["unread"] == [] and "2 evaluations of no run here" in found.what
+    assert {each["name"]: each["of"] for each in told["loose"]} == {"elsewhere": str(tmp_path / "gone"), "none": ""}
+    assert [[row[1] for _, _, rows in each["tables"] for row in rows] for each in told["loose"]] == [["1.5"]] * 2
+    text = report([str(tmp_path / "runs" / "none")], tmp_path, form="markdown", cache=False).text
+    assert text is not None and "| importance-weighted NLL (nats) | 1.5 | ± 0.2 |" in text
+
+
+def test_evaluations_and_samples_beyond_what_a_page_holds_are_counted_with_what_shows_them(tmp_path, monkeypatch):
+    from vaecollapse.report import page
+
+    run, made = plant(tmp_path / "run"), tmp_path / "made"
+    add_sounds(run)
+    add_evaluation(made, run)
+    records = [read(Place(each, each.name)) for each in (run, made)]
+    others = [read(Place(plant(tmp_path / str(i)), str(i))) for i in range(FEW)]
+    many = [(run.name, each) for each in data_of(records, "", "")["runs"][0]["found"] * 9]
+    assert sum(line.endswith("| 1.5 ± 0.2 |") for line in evaluations(many)) == 9, "a row for each"
+    monkeypatch.setattr(page, "MEASURED", 10)
+    told = data_of([*records, *others], "", "")
+    assert told["left_out"].startswith("left out: the figures of 1 × evaluation")
+    assert [each["tables"] for each in told["runs"][0]["found"]] == [[]]
+    assert told["runs"][0]["samples"]["left_out"] == 3 and "sounds" in told["runs"][0]["samples"]
+    assert told["runs"][0]["samples"]["alone"] == f"vaecollapse-report runs={run}"
+    assert [each["samples"]["alone"] for each in told["runs"][1:]] == [""] * FEW
 
 
 @pytest.mark.parametrize("content", [

@@ -1,10 +1,13 @@
 """What a logger is handed beside scalars, in the form it takes; one that takes nothing of the kind is passed over."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
+
+from ..writers.text import page
 
 
 def takes(logger: Logger, method: str) -> bool:
@@ -32,6 +35,15 @@ def offer_picture(logger: Logger, name: str, picture: np.ndarray, step: int) -> 
         taker.experiment.add_image(name, picture, step, dataformats="HWC")
 
 
+def offer_texts(logger: Logger, name: str, rows: Sequence[Mapping[str, str]], step: int) -> None:
+    """Texts by column: a table, or as they are read."""
+    taker: Any = logger
+    if hasattr(taker, "log_table"):
+        taker.log_table(name, columns=list(rows[0]), data=[list(row.values()) for row in rows], step=step)
+    else:
+        offer_text(logger, name, "".join(page(number, dict(row)) for number, row in enumerate(rows)), step)
+
+
 def offer_histogram(logger: Logger, name: str, values: np.ndarray, step: int) -> None:
     """One number per latent unit."""
     if takes(logger, "add_histogram"):
@@ -39,6 +51,7 @@ def offer_histogram(logger: Logger, name: str, values: np.ndarray, step: int) ->
 
 
 def offer_text(logger: Logger, name: str, text: str, step: int) -> None:
-    """A sentence; angle brackets and the like stay what they are, TensorBoard renders markdown."""
+    """Lines; angle brackets and the like stay what they are, TensorBoard renders markdown."""
     if takes(logger, "add_text"):
-        logger.experiment.add_text(name, f"    {text}", step)  # pyright: ignore[reportAttributeAccessIssue]
+        shown = "\n".join(f"    {line}" for line in text.rstrip().splitlines())
+        logger.experiment.add_text(name, shown, step)  # pyright: ignore[reportAttributeAccessIssue]

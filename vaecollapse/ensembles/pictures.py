@@ -18,14 +18,13 @@ from ..metrics.diversity import diversity
 from ..metrics.fields import cleaned
 from ..metrics.rank_histogram import RankHistogram
 from ..metrics.spectrum import SpectrumDistance
-from ..pictures import coloured, grid
+from ..pictures import field, grid
 from .charts import Axis, Line, bars, plot, spanned
 from .scoring import Source
 
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 3.0)
 SHOWN, LOOKED_AT = 6, 32  # members on a map; fields of which three are chosen, and that temperatures are swept on
-SIDE, STRIP = 112, 22  # pixels of a map, at least; of the line above a column
-NO_DATA = np.array([128, 128, 128], np.uint8)
+STRIP = 22  # pixels of the line above a column
 
 
 class Picture(NamedTuple):
@@ -101,14 +100,7 @@ def three(truth: Float[Tensor, "n height width"], valid: Tensor) -> list[int]:
 def _row(fields: Sequence[Tensor], spread: Tensor, valid: Tensor) -> list[UInt8[np.ndarray, "height width 3"]]:
     together = torch.cat(list(fields))
     shown = [*(together / together.max().clamp(min=1e-9)), spread / spread.max().clamp(min=1e-9)]
-    return [_map(each.clamp(min=0).sqrt().numpy(), valid.numpy()) for each in shown]
-
-
-def _map(shares: Float[np.ndarray, "height width"], valid: np.ndarray) -> UInt8[np.ndarray, "tall wide 3"]:
-    """Each cell a square of whole pixels."""
-    pixels = np.where(valid[..., None], coloured(shares), NO_DATA)
-    times = max(1, -(-SIDE // max(shares.shape)))
-    return pixels.repeat(times, 0).repeat(times, 1)
+    return [field(each.clamp(min=0).sqrt().numpy(), valid.numpy()) for each in shown]
 
 
 def _titled(sheet: UInt8[np.ndarray, "tall wide 3"], names: Sequence[str]) -> UInt8[np.ndarray, "total wide 3"]:

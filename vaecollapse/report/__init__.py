@@ -44,10 +44,11 @@ def report(
     data = data_of(records, shlex.join(["vaecollapse-report", *command]), made)
     text = written(data)
     put(file, text)
-    read_, other = len(data["runs"]), len(data["unread"])
+    read_, other, loose = len(data["runs"]), len(data["unread"]), len(data["loose"])
     from_cache = f", {kept.hits} as they were read before" if kept.hits else ""
     unread = f"; {other} not readable, named on the page" if other else ""
-    what = f"{read_} run{'s' * (read_ != 1)}{from_cache}{unread}"
+    beside = f"; {loose} evaluation{'s' * (loose != 1)} of no run here" if loose else ""
+    what = f"{read_} run{'s' * (read_ != 1)}{from_cache}{beside}{unread}"
     return Reported(file, what, text if form == "markdown" else None)
 
 

@@ -48,7 +48,10 @@ def found(root: Path) -> dict[str, Any] | None:
 
 
 def measured(content: Mapping) -> str:
-    """Which examples, at which checkpoint, and the verdict on them."""
+    """Which examples, at which checkpoint, and the verdict on them; without a run, which file or folders."""
+    if "checkpoint" not in content:
+        against = [text(content.get(name)) for name in ("generated", "real") if content.get(name)]
+        return text(content.get("what")) or " against ".join(against) or "what is not told"
     examples, split, checkpoint, step = (text(content.get(k)) for k in ("examples", "split", "checkpoint", "step"))
     said = f"{examples} {split} examples, {checkpoint} of step {step}"
     return f"{said}: {text(content['verdict'])}" if "verdict" in content else said

@@ -8,7 +8,7 @@ from ..labels import number
 from ..loading import printable
 from . import knobs
 
-ROWS, KNOBS = 100, 8  # of a table
+ROWS, KNOBS, FIGURES, APART = 100, 8, 8, 8  # of a table; evaluations that each have tables of their own
 SIGNS = {sign: f"\\{sign}" for sign in "\\`*_[]|#~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
@@ -17,12 +17,15 @@ def markdown(data: Mapping[str, Any]) -> str:
     runs = data["runs"]
     parts = one(runs[0]) if len(runs) == 1 else many(data)
     parts += ["", cell(data["left_out"])] if data["left_out"] else []
-    parts += [line for run in runs for each in run["found"] for line in evaluation(run, each)]
+    made = [(run["name"], each) for run in runs for each in run["found"]]
+    parts += [line for each in made for line in evaluation(*each)] if len(made) <= APART else evaluations(made)
+    for each in data["loose"][:ROWS]:
+        parts += evaluation(each["of"] or "no run is named", each)
     if data["unread"]:
         parts += ["", "Not read:", ""]
         parts += [f"- {cell(name)} ({state}): {cell(note)}" for name, state, note in data["unread"]]
-    made = f"Made by vaecollapse {data['version']}, {data['made']}: {code(data['command'])}"
-    return "\n".join([*parts, "", made, ""])
+    signed = f"Made by vaecollapse {data['version']}, {data['made']}: {code(data['command'])}"
+    return "\n".join([*parts, "", signed, ""])
 
 
 def cell(value: object) -> str:
@@ -59,9 +62,21 @@ def one(run: Mapping[str, Any]) -> list[str]:
     return [*parts, "", f"Run {cell(run['name'])}: {code(run['command'])}"]
 
 
-def evaluation(run: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def evaluations(made: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Many of them: a row for each, a column for each of the commonest figures and scores."""
+    told = [{row[0]: " ".join(row[1:3]).strip() for _, _, rows in each["tables"] for row in rows} for _, each in made]
+    names = [name for name, _ in Counter(name for each in told for name in each).most_common(FIGURES)]
+    rows = [
+        [*map(cell, (run, each["name"], each["what"])), *(cell(values.get(name, "–")) for name in names)]
+        for (run, each), values in zip(made[:ROWS], told, strict=False)
+    ]
+    parts = ["", "### Evaluations", "", *table(["run", "directory", "of", *map(cell, names)], rows)]
+    return parts + ([f"and {len(made) - ROWS} more"] if len(made) > ROWS else [])
+
+
+def evaluation(run: str, found: Mapping[str, Any]) -> list[str]:
     """What was measured of a run afterwards."""
-    parts = ["", f"### {cell(found['name'])}: {cell(run['name'])} evaluated on {cell(found['what'])}"]
+    parts = ["", f"### {cell(found['name'])}: {cell(run)} evaluated on {cell(found['what'])}"]
     for what, head, rows in found["tables"]:
         parts += ["", cell(what), ""] if what else [""]
         parts += table(head, [list(map(cell, row)) for row in rows])

@@ -15,7 +15,7 @@ from ..labels import NAMES
 from ..prescriptions import MEANING, STATES
 from . import knobs, pairs, plane
 from .reading import POINTS, Record
-from .samples import Purse, embedded
+from .samples import Purse, counted, embedded, listed
 from .series import again, smaller
 
 ASSETS = Path(__file__).parent / "assets"
@@ -34,6 +34,7 @@ PANELS = [
 DRAWN = frozenset(name for _, names, _ in PANELS for name in names)
 EMBEDDED = 8 * 2**20  # bytes of sounds and pictures in a page
 FEW = 8  # runs of which samples are embedded
+MEASURED = 2 * 2**20  # bytes of evaluations in a page
 SERIES = 4 * 2**20  # bytes of series in a page, about
 POINT, FEWEST = 16, 12  # bytes of a point of a series; points that still show a course
 
@@ -42,10 +43,12 @@ def data_of(records: Sequence[Record], command: str, made: str) -> dict[str, Any
     """Everything the page shows. `command` is the line that made it, `made` when."""
     read = [record for record in records if "knobs" in record]
     other, besides = attached(read, [record for record in records if "knobs" not in record])
+    loose = [record for record in other if record.get("found") is not None]
     keys = knobs.varying([record["knobs"] for record in read], [record["overrides"] for record in read])
     names, of = plane.groups(read)
     on = on_frontier(read, of)
     purse = Purse(EMBEDDED if len(read) <= FEW else 0)
+    evaluations = Purse(MEASURED)
     points = max(FEWEST, min(POINTS, SERIES // (POINT * 12 * max(1, len(read)))))
     bests = [plane.best(read, of, group) for group in range(len(names))]
     return {
@@ -58,9 +61,12 @@ def data_of(records: Sequence[Record], command: str, made: str) -> dict[str, Any
         "knobs": [knob(key, read) for key in keys],
         "groups": names,
         "best": [[group, i, read[i]["command"]] for group, i in enumerate(bests) if i is not None],
-        "runs": [run(r, of[i], on[i], keys, points, purse, len(read), besides[i]) for i, r in enumerate(read)],
-        "left_out": left_out([each for made in besides for each in made], len(read)),
-        "unread": [[r["name"], r["state"], r["note"]] for r in other],
+        "runs": [
+            run(r, of[i], on[i], keys, points, purse, len(read), evaluations, besides[i]) for i, r in enumerate(read)
+        ],
+        "left_out": left_out([each for made in besides for each in made], len(read), evaluations.left_out),
+        "loose": [unrelated(r, evaluations, purse if len(loose) <= FEW else Purse(0)) for r in loose],
+        "unread": [[r["name"], r["state"], r["note"]] for r in other if r.get("found") is None],
         "pairs": paired(read, of),
         "readings": list(pairs.NAMES.items()),
     }
@@ -71,7 +77,7 @@ def attached(read: Sequence[Record], others: Sequence[Record]) -> tuple[list[Rec
     index = {Path(record["path"]).resolve(): i for i, record in enumerate(read)}
     left, besides = [], [[] for _ in read]
     for record in others:
-        at = index.get(Path(record["of"]).resolve()) if "of" in record else None
+        at = index.get(Path(record["of"]).resolve()) if record.get("of") else None
         if at is None:
             left.append(record)
         else:
@@ -79,14 +85,26 @@ def attached(read: Sequence[Record], others: Sequence[Record]) -> tuple[list[Rec
     return left, besides
 
 
-def left_out(made: Sequence[Record], count: int) -> str:
-    """What of that a page of so many runs has no room for."""
-    if count <= FEW or not made:
-        return ""
-    evaluations = sum(record["found"] is not None for record in made)
-    counts = {"evaluation": evaluations, "directory of samples": len(made) - evaluations}
-    told = " and ".join(f"{n} × {what}" for what, n in counts.items() if n)
-    return f"left out, as these are more than {FEW} runs: {told}"
+def left_out(made: Sequence[Record], count: int, full: int = 0) -> str:
+    """What of that a page of so many runs has no room for; of `full` evaluations no more than the name stands there."""
+    samples = sum(record["found"] is None for record in made) if count > FEW else 0
+    told = [f"{samples} × directory of samples, as these are more than {FEW} runs"] if samples else []
+    told += [f"the figures of {full} × evaluation, beyond {MEASURED >> 20} MB of them"] if full else []
+    return f"left out: {'; '.join(told)}" if told else ""
+
+
+def measured(record: Record, purse: Purse) -> dict[str, Any]:
+    """What an evaluation found, by its name, as far as there is room."""
+    found = record["found"]
+    if not purse.takes(len(json.dumps(found))):
+        found = {"what": found["what"], "tables": [], "notes": ["its figures are left out: too many for this page"]}
+    return found | {"name": record["name"], "path": record["path"]}
+
+
+def unrelated(record: Record, purse: Purse, pictures: Purse) -> dict[str, Any]:
+    """An evaluation of a run that is not here, or of none, as of a folder or a file; with its pictures."""
+    found = measured(record, purse) | {"of": record["of"] or ""}
+    return found | {"pictures": list(listed(Path(record["path"]), pictures))}
 
 
 def knob(key: str, records: Sequence[Record]) -> dict[str, Any]:
@@ -123,6 +141,7 @@ def run(
     points: int,
     purse: Purse,
     count: int,
+    evaluations: Purse,
     besides: Sequence[Record] = (),
 ) -> dict[str, Any]:
     """One run: what stands in the table, and what is shown where it is opened."""
@@ -132,7 +151,7 @@ def run(
     evidence = {k: v for k, v in (verdict or {}).items() if k != "values" and (count <= FEW or k != "others")}
     series = {name: again(pair, points) for name, pair in record["series"].items() if count <= FEW or name in DRAWN}
     note = "; ".join(filter(None, [record["note"], left_out(besides, count)]))
-    shown = besides if count <= FEW else []
+    root, shown = Path(record["path"]), [Path(each["path"]) for each in besides]
     events = record["events"] if count <= FEW else record["events"][-max(20, points // 4) :]
     return {
         "name": record["name"], "path": record["path"], "state": record["state"], "note": note,
@@ -142,9 +161,8 @@ def run(
         "command": record["command"], "evidence": evidence, "series": series,
         "heat": smaller(record["heat"], *shape(points, record["heat"])), "events": events,
         "plan": record["plan"], "facts": facts(record),
-        "samples": embedded(Path(record["path"]), purse, [Path(each["path"]) for each in shown])
-        if count <= FEW else None,
-        "found": [each["found"] | {"name": each["name"]} for each in shown if each["found"] is not None],
+        "samples": embedded(root, purse, shown) if count <= FEW else counted(root, shown),
+        "found": [measured(each, evaluations) for each in besides if each["found"] is not None],
     }  # fmt: skip
 
 

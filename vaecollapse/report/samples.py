@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ KINDS = {
 ORDER = ("real", "reconstruction", "other z", "prior", "sample", "mean z", "interpolation")  # of sounds, then the rest
 LARGEST, LONGEST_TEXT, FILES, PICTURES = 2**21, 20_000, 400, 60  # bytes and characters of one, how many
 
-EMPTY = {"folder": None, "sounds": [], "pictures": [], "texts": [], "left_out": 0}
+EMPTY = {"folder": None, "sounds": [], "pictures": [], "texts": [], "left_out": 0, "alone": ""}
 
 
 class Purse:
@@ -31,6 +32,12 @@ class Purse:
 
     def __init__(self, left: int) -> None:
         self.left, self.left_out = left, 0
+
+    def takes(self, size: int) -> bool:
+        """Pays for so many bytes, where there are as many left."""
+        fits = size <= self.left
+        self.left, self.left_out = self.left - size * fits, self.left_out + (not fits)
+        return fits
 
     def file(self, root: Path, name: str) -> tuple[str, str] | None:
         """The kind of a file of the run, and its content as a `data:` address (a text as it is)."""
@@ -74,8 +81,18 @@ def embedded(root: Path, purse: Purse, besides: Sequence[Path] = ()) -> dict[str
                 (texts if kind == "text" else pictures).append([stem.replace("_", " "), "", content])
         pictures += list(listed(place, purse))
     heard = sorted(sounds.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else len(ORDER))
-    return {"folder": latest(root), "sounds": heard, "pictures": pictures, "texts": texts,
-            "left_out": purse.left_out}  # fmt: skip
+    return EMPTY | {"folder": latest(root), "sounds": heard, "pictures": pictures, "texts": texts,
+                    "left_out": purse.left_out}  # fmt: skip
+
+
+def counted(root: Path, besides: Sequence[Path] = ()) -> dict[str, Any]:
+    """Of many runs: how many files there are, and `alone`, what shows them."""
+    folders = {place: latest(place) for place in (root, *besides)}
+    count = sum(len(names(place / folder)) for place, folder in folders.items() if folder is not None)
+    runs = [str(place) for place, folder in folders.items() if folder is not None or place == root]
+    value = runs[0] if len(runs) == 1 else f"[{','.join(runs)}]"
+    alone = shlex.join(["vaecollapse-report", f"runs={value}"]) if count else ""
+    return EMPTY | {"folder": folders[root], "left_out": count, "alone": alone}
 
 
 def latest(root: Path) -> str | None:

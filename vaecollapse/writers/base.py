@@ -1,13 +1,13 @@
 """What samples become on disk: one writer for each kind of data, chosen by the dataset they are like."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt8
 
 from ..refusal import Refused
 
@@ -26,14 +26,22 @@ class Made(NamedTuple):
             yield self.start + place, {name: values[place] for name, values in self.columns.items()}
 
 
+class Seen(NamedTuple):
+    """Some samples at a glance: pictures of one size by column, or what is read, a row for each sample."""
+
+    pictures: Mapping[str, Sequence[UInt8[np.ndarray, "height width 3"]]] = {}
+    texts: Sequence[Mapping[str, str]] = ()
+
+
 class Writer(ABC):
     """Takes samples block by block, in order, and holds no more than a page of them: memory does not grow with how
     many there are. A file is whole or absent, whenever the process ends, and depends on nothing but the samples.
 
-    `formats`: the suffixes of its files, the default first.
+    `formats`: the suffixes of its files, the default first. `glances`: does `seen` show anything?
     """
 
     formats: ClassVar[tuple[str, ...]]
+    glances: ClassVar[bool] = False
 
     @property
     def first(self) -> Path:
@@ -58,6 +66,10 @@ class Writer(ABC):
     def check(self, made: Made) -> None:
         """Refused where samples like these cannot be written so."""
         return
+
+    def seen(self, made: Made) -> Seen:
+        """What there is to look at or to read of these few, without writing anything."""
+        return Seen()
 
     @abstractmethod
     def add(self, made: Made) -> None:

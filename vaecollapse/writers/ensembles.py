@@ -9,7 +9,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from .base import Made, Writer
+from ..pictures import fields
+from .base import Made, Seen, Writer
 from .netcdf import EnsembleFile, Places, new, write_columns
 
 PART = 64  # fields of the truth read at a time
@@ -30,6 +31,7 @@ class EnsembleWriter(Writer):
     """
 
     formats: ClassVar[tuple[str, ...]] = ("nc", "npz")
+    glances = True
 
     def __init__(self, folder: Path, form: str | None = None, *, frame: Callable[[str], Frame]) -> None:
         super().__init__(folder, form)
@@ -64,6 +66,13 @@ class EnsembleWriter(Writer):
             for row, field in enumerate(values, made.start):
                 self._put(file, member, row, field)
         self.done = len(draws) if made.start + len(draws[0]) == size else 0
+
+    def seen(self, made: Made) -> Seen:
+        """Maps, of the condition's first channel too; each sample has one scale, by square roots."""
+        planes = {} if made.context is None or made.context.ndim != 4 else {"condition": made.context[:, 0]}
+        planes |= {name: values[:, 0] for name, values in made.columns.items()}
+        columns = [fields([plane[row] for plane in planes.values()]) for row in range(len(next(iter(planes.values()))))]
+        return Seen({name: list(row) for name, row in zip(planes, zip(*columns, strict=True), strict=True)})
 
     def _file(self, begun: Frame) -> EnsembleFile:
         """Begins the file, with the truth."""

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ..pictures import write_png
-from .base import Made, Writer, name_of
+from .base import Made, Seen, Writer, name_of
 from .sheets import Picture, Sheet
 
 SHOWN = 64  # pixels: smaller pictures are enlarged on the sheet
@@ -16,6 +16,7 @@ class ImageWriter(Writer):
     """`000000_sample.png` and so on, as large as the images are, and `sheet.png`."""
 
     formats = ("png",)
+    glances = True
 
     def __init__(self, folder: Path, form: str | None = None) -> None:
         super().__init__(folder, form)
@@ -31,6 +32,9 @@ class ImageWriter(Writer):
             for place, (column, each) in enumerate(zip(row, pictures, strict=True)):
                 write_png(self.folder / f"{name_of(number, place, column, len(row))}.png", each)
             self.sheet.add([enlarged(each) for each in pictures])
+
+    def seen(self, made: Made) -> Seen:
+        return Seen({name: [enlarged(picture(each)) for each in values] for name, values in made.columns.items()})
 
     def finish(self) -> None:
         self.sheet.write(self.folder / "sheet.png")

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..files import append
-from .base import Made, Writer
+from .base import Made, Seen, Writer
 
 Words = Callable[[Int[Tensor, "rows time"]], list[str]]  # of each row of tokens
 
@@ -19,6 +19,7 @@ class TextWriter(Writer):
     asked for, that alone. `text` and `prompt_text` turn tokens into text."""
 
     formats = ("txt", "jsonl")
+    glances = True
 
     def __init__(self, folder: Path, form: str | None = None, *, text: Words, prompt_text: Words) -> None:
         super().__init__(folder, form)
@@ -30,10 +31,7 @@ class TextWriter(Writer):
         return self.folder / f"samples.{self.kinds[0]}"
 
     def add(self, made: Made) -> None:
-        columns = {name: self.text(torch.from_numpy(tokens)) for name, tokens in made.columns.items()}
-        if made.context is not None:
-            columns = {"prompt": self.prompt_text(torch.from_numpy(made.context)), **columns}
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        rows = self.rows(made)
         if "jsonl" in self.kinds:
             lines = [{"number": made.start + place, **row} for place, row in enumerate(rows)]
             append(
@@ -43,6 +41,16 @@ class TextWriter(Writer):
             append(
                 self.folder / "samples.txt", "".join(page(made.start + place, row) for place, row in enumerate(rows))
             )
+
+    def rows(self, made: Made) -> list[dict[str, str]]:
+        """The texts of each sample by column, the prompt first."""
+        columns = {name: self.text(torch.from_numpy(tokens)) for name, tokens in made.columns.items()}
+        if made.context is not None:
+            columns = {"prompt": self.prompt_text(torch.from_numpy(made.context)), **columns}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def seen(self, made: Made) -> Seen:
+        return Seen(texts=[{name: readable(text) for name, text in row.items()} for row in self.rows(made)])
 
     def finish(self) -> None:
         """Nothing is held."""

@@ -3,16 +3,17 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const tip = document.getElementById("tip");
 const SVG = "http://www.w3.org/2000/svg";
-// Okabe and Ito's palette, told apart with every common colour blindness; the letters tell the same without colour
+// Okabe and Ito's palette, told apart with every common colour blindness; no two verdicts have the same colour and shape,
+// and the letters tell the same without either
 const LOOK = {
   healthy: ["#009E73", "H", "circle"], posterior_collapse: ["#D55E00", "PC", "cross"],
-  fake_rate: ["#E69F00", "FR", "down"], bypassed_latent: ["#CC79A7", "BL", "down"],
-  partial_collapse: ["#F0E442", "PA", "cross"], variance_collapse: ["#0072B2", "VC", "up"],
-  decoder_variance_collapse: ["#0072B2", "DV", "up"], prior_hole: ["#56B4E9", "PH", "square"],
-  over_compressed: ["#56B4E9", "OC", "square"], overfit: ["#CC79A7", "OF", "diamond"],
+  fake_rate: ["#E69F00", "FR", "down"], bypassed_latent: ["#CC79A7", "BL", "up"],
+  partial_collapse: ["#F0E442", "PA", "square"], variance_collapse: ["#0072B2", "VC", "diamond"],
+  decoder_variance_collapse: ["#0072B2", "DV", "down"], prior_hole: ["#56B4E9", "PH", "square"],
+  over_compressed: ["#56B4E9", "OC", "diamond"], overfit: ["#CC79A7", "OF", "cross"],
   underfit: ["#E69F00", "UF", "diamond"], diverged: ["#000000", "DI", "up"],
-  rate_pinned: ["#F0E442", "RP", "square"], inert_penalty: ["#F0E442", "IP", "square"],
-  too_early: ["#999999", "TE", "ring"], inconclusive: ["#999999", "?", "ring"],
+  rate_pinned: ["#F0E442", "RP", "cross"], inert_penalty: ["#F0E442", "IP", "up"],
+  too_early: ["#999999", "TE", "square"], inconclusive: ["#999999", "?", "ring"],
 };
 // cividis, made to look the same with and without full colour vision
 const RAMP = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
@@ -42,13 +43,21 @@ function svg(tag, attributes, ...children) {
 function shown(value, digits = 4) {
   if (value == null || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e5)) return value.toExponential(2).replace("e+", "e");
+  if (size !== 0 && (size < 1e-3 || size >= 1e5)) return value.toExponential(2).replace(/\.?0*e\+?/, "e");
   return String(Number(value.toPrecision(digits)));
 }
 
 function ink(colour) { // black or white, whichever reads better on it
   const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
   return r * 0.299 + g * 0.587 + b * 0.114 > 140 ? "#000" : "#fff";
+}
+
+function outline(colour) { return `color-mix(in srgb, ${colour} 55%, var(--ink))`; } // seen on a light page and on a dark one
+
+function facts(node, lines) { // told under the pointer, and where the keyboard is
+  for (const name of ["pointermove", "focus"]) node.addEventListener(name, (event) => say(event, lines));
+  for (const name of ["pointerleave", "blur"]) node.addEventListener(name, hush);
+  return node;
 }
 
 function badge(word, count) {
@@ -103,7 +112,8 @@ function section(title, ...parts) {
 function ticks(low, high, wanted) { // round numbers between low and high
   const raw = (high - low) / Math.max(1, wanted) || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((each) => each * power).find((each) => each >= raw) || raw;
+  const steps = [10, 5, 2, 1, 0.5].map((each) => each * power), several = (each) => Math.floor(high / each) > Math.ceil(low / each);
+  const step = steps.findLast((each) => each >= raw && several(each)) || steps.find(several) || raw; // two of them at least
   const found = [];
   for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-9; value += step) found.push(Math.abs(value) < step * 1e-9 ? 0 : value);
   return found;
@@ -126,8 +136,9 @@ function glyph(shape, x, y, size, attributes) { // a mark by its shape, so that 
     up: `M${x},${y - s * 1.2}l${s * 1.2},${s * 2.1}h${-s * 2.4}z`, down: `M${x},${y + s * 1.2}l${s * 1.2},${-s * 2.1}h${-s * 2.4}z`,
     cross: `M${x - s},${y - s * 0.4}h${s * 0.6}v${-s * 0.6}h${s * 0.8}v${s * 0.6}h${s * 0.6}v${s * 0.8}h${-s * 0.6}v${s * 0.6}h${-s * 0.8}v${-s * 0.6}h${-s * 0.6}z`,
   };
-  paths.ring = paths.circle;
-  return svg("path", { d: paths[shape] || paths.circle, ...attributes });
+  const r = s * 0.45;
+  paths.ring = `${paths.circle}M${x - r},${y}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`;
+  return svg("path", { d: paths[shape] || paths.circle, "fill-rule": "evenodd", ...attributes });
 }
 
 function redrawn(draw) { // a figure as wide as there is room for, drawn again where that changes

@@ -1,5 +1,5 @@
 // One run: the verdict with its evidence, its course, its samples, where it comes from.
-const LEFT = 54, RIGHT = 12, PANEL = 92;
+const LEFT = 54, RIGHT = 12, PANEL = 92, SAID = 4; // pixels; events told at one step
 
 function verdictOf(run) {
   const found = run.evidence;
@@ -60,18 +60,22 @@ function course(run, panels, width) { // panels under each other, on one axis of
   if (run.heat.units.length) parts.push(heatMap(run.heat, x, width, last));
   for (const [title, names, zero] of panels) parts.push(panel(run, title, names, zero, x, width, last, cursors));
   parts.push(axis(x, width, last));
-  const stack = el("div", { class: "stack", tabindex: "0", role: "group", "aria-label": "course of training: arrow keys move along the steps" }, parts);
-  const times = [...new Set(panels.flatMap(([, names]) => names.flatMap((name) => run.series[name][0])))].sort((a, b) => a - b);
-  let place = -1;
+  const stack = el("div", { class: "stack", tabindex: "0", role: "group", "aria-label": "course of training: left and right move along the steps, up and down from unit to unit" }, parts);
+  const happened = run.events.filter(([step]) => step != null);
+  const times = [...new Set([...happened.map(([step]) => step), ...run.heat.steps, ...panels.flatMap(([, names]) => names.flatMap((name) => run.series[name][0]))])].sort((a, b) => a - b);
+  let place = -1, unit = -1; // the unit that the keyboard is at
   const at = (step, event) => {
     for (const cursor of cursors) { cursor.setAttribute("x1", x(step)); cursor.setAttribute("x2", x(step)); cursor.style.display = ""; }
-    say(event, [`step ${shown(step, 9)}`, ...panels.flatMap(([, names]) => names.map((name) => `${named(name)}: ${shown(near(run.series[name], step))}`))]);
+    const kl = unit < 0 ? [] : [`unit ${run.heat.units[unit]}: KL ${shown(near([run.heat.steps, run.heat.kl[unit]], step), 3)} nats`];
+    const events = happened.filter(([when]) => when === step).slice(0, SAID).map(([, kind, text]) => `${kind}: ${text}`.slice(0, 200));
+    say(event, [`step ${shown(step, 9)}`, ...kl, ...events, ...panels.flatMap(([, names]) => names.map((name) => `${named(name)}: ${shown(near(run.series[name], step))}`))]);
   };
   const leave = () => { cursors.forEach((cursor) => { cursor.style.display = "none"; }); hush(); };
   stack.addEventListener("pointermove", (event) => {
     if (event.target.closest(".own")) return;
     const step = ((event.clientX - stack.getBoundingClientRect().left - LEFT) / inner) * last;
     if (!times.length || step < 0 || step > last) return leave();
+    unit = -1;
     place = times.reduce((best, time, i) => (Math.abs(time - step) < Math.abs(times[best] - step) ? i : best), 0);
     at(times[place], event);
   });
@@ -79,9 +83,13 @@ function course(run, panels, width) { // panels under each other, on one axis of
   stack.addEventListener("blur", leave);
   stack.addEventListener("keydown", (event) => {
     const move = { ArrowRight: 1, ArrowLeft: -1, PageDown: 20, PageUp: -20, Home: -Infinity, End: Infinity }[event.key];
-    if (move == null || !times.length) return;
+    const down = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if ((move == null && (down == null || !run.heat.units.length)) || !times.length) return;
     event.preventDefault();
-    place = Math.max(0, Math.min(times.length - 1, place + move));
+    if (down != null) {
+      unit = Math.max(-1, Math.min(run.heat.units.length - 1, unit + down));
+      if (place < 0) place = times.length - 1;
+    } else place = Math.max(0, Math.min(times.length - 1, place + move));
     at(times[place], { target: stack });
   });
   return [stack];
@@ -108,7 +116,7 @@ function panel(run, title, names, zero, x, width, last, cursors) {
     figure.append(svg("line", { x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value), class: "grid" }),
       svg("text", { x: LEFT - 6, y: y(value) + 4, class: "tick", "text-anchor": "end" }, shown(value, 3)));
   }
-  if (zero && bar != null && bar > range[0] && bar < range[1]) figure.append(svg("line", { x1: LEFT, x2: width - RIGHT, y1: y(bar), y2: y(bar), class: "bar-line" }), svg("text", { x: width - RIGHT, y: y(bar) - 3, class: "tick", "text-anchor": "end" }, `matters at ${shown(bar, 3)}`));
+  if (zero && bar != null && bar > range[0] && bar < range[1]) figure.append(svg("line", { x1: LEFT, x2: width - RIGHT, y1: y(bar), y2: y(bar), class: "bar-line" }), svg("text", { x: width - RIGHT, y: y(bar) < 30 ? y(bar) + 12 : y(bar) - 3, class: "tick", "text-anchor": "end" }, `matters at ${shown(bar, 3)}`));
   names.forEach((name, i) => {
     const [steps, values] = run.series[name];
     let path = "", open = false;
@@ -143,10 +151,10 @@ function strip(run, x, width) { // alarms and decisions
   for (const [step, kind, text] of run.events) {
     if (step == null) continue;
     const [shape, colour] = Object.hasOwn(shapes, kind) ? shapes[kind] : ["circle", "var(--dim)"];
-    const mark = glyph(shape, x(step), 28, 5, { fill: colour, class: "mark", tabindex: "0", role: "img", "aria-label": `step ${step}: ${kind} ${text}` });
+    const mark = glyph(shape, x(step), 28, 5, { fill: colour, class: "mark", role: "img", "aria-label": `step ${step}: ${kind} ${text}` });
     const speak = (event) => say(event, [`step ${shown(step, 9)}: ${kind}`, text]);
-    for (const name of ["pointerenter", "focus", "click"]) mark.addEventListener(name, speak);
-    for (const name of ["pointerleave", "blur"]) mark.addEventListener(name, hush);
+    for (const name of ["pointerenter", "click"]) mark.addEventListener(name, speak);
+    mark.addEventListener("pointerleave", hush);
     figure.append(mark);
   }
   return figure;
@@ -167,7 +175,8 @@ function heatMap(heat, x, width, last) {
   canvas.style.height = `${height}px`;
   const pen = canvas.getContext("2d");
   pen.scale(2, 2);
-  const edges = heat.steps.map((step, j) => (j ? (heat.steps[j - 1] + step) / 2 : Math.max(0, heat.steps.length > 1 ? step - (heat.steps[1] - step) / 2 : 0)));
+  const once = heat.steps.length === 1; // says nothing of the time before
+  const edges = heat.steps.map((step, j) => (j ? (heat.steps[j - 1] + step) / 2 : Math.max(0, once ? Math.min(step, last * 0.95) - last * 0.05 : step - (heat.steps[1] - step) / 2)));
   edges.push(last);
   heat.kl.forEach((row, i) => row.forEach((value, j) => {
     if (value == null) return;
@@ -190,7 +199,9 @@ function heatMap(heat, x, width, last) {
   const scale = el("span", { class: "ramp" });
   scale.style.background = `linear-gradient(to right, ${RAMP.join(",")})`;
   const more = heat.of > rows ? `, ${rows} of ${heat.of} shown` : "";
-  return el("div", {}, el("div", { class: "legend" }, `KL of each unit${heat.exact ? "" : " in the flow's base space"} (nats), highest at the end first${more}`, el("span", { class: "dim" }, " 0.001 "), scale, el("span", { class: "dim" }, ` ${shown(top, 2)}`)), canvas);
+  const when = once ? `, read once at step ${shown(heat.steps[0], 9)}` : "";
+  return el("div", {}, el("div", { class: "legend" }, `KL of each unit${heat.exact ? "" : " in the flow's base space"} (nats), highest at the end first${more}${when}`,
+    el("span", { class: "dim" }, "0.001 ", scale, ` ${shown(top, 2)}`)), canvas);
 }
 
 function samplesOf(run) {
@@ -200,19 +211,26 @@ function samplesOf(run) {
   for (const [kind, clips] of found.sounds) {
     parts.push(el("div", { class: "sounds" }, el("div", { class: "dim" }, kind), el("div", { class: "clips" }, clips.map(([name, source]) => el("audio", { controls: true, preload: "metadata", src: source, title: name, "aria-label": name })))));
   }
-  for (const [title, caption, source] of found.pictures) {
-    parts.push(el("figure", {}, source && el("img", { src: source, alt: caption || title }), el("figcaption", {}, el("strong", {}, title), " ", caption)));
-  }
+  parts.push(...found.pictures.map(pictured));
   for (const [title, , text] of found.texts) parts.push(el("details", { open: found.texts.length < 4 }, el("summary", {}, title), el("pre", {}, text)));
-  if (found.left_out) parts.push(el("p", { class: "dim" }, `${found.left_out} more are in the run directory: too large for this page`));
+  if (found.alone) parts.push(el("p", { class: "dim" }, `${found.left_out} files, which a page of so many runs does not hold. They are in ${run.path}, and on its own page:`), command(found.alone));
+  else if (found.left_out) parts.push(el("p", { class: "dim" }, `${found.left_out} more are in the run directory: too large for this page`));
   return section(`Samples${found.folder ? ` (${found.folder})` : ""}`, parts);
+}
+
+function pictured([title, caption, source]) {
+  return el("figure", {}, source && el("img", { src: source, alt: caption || title }), el("figcaption", {}, el("strong", {}, title), " ", caption));
 }
 
 function foundOf(run) { // by evaluations
   if (!run.found.length) return null;
-  return section("Evaluations", run.found.map((each) => el("div", {}, el("h3", {}, each.name), el("p", {}, each.what),
+  return section("Evaluations", run.found.map(evaluation));
+}
+
+function evaluation(each) {
+  return el("div", {}, each.name && el("h3", {}, each.name), el("p", {}, each.what),
     each.tables.flatMap(([what, head, rows]) => [what && el("p", { class: "dim" }, what), table(head, rows, "found")]).filter(Boolean),
-    each.notes.map((note) => el("p", {}, note)))));
+    each.notes.map((note) => el("p", {}, note)));
 }
 
 function provenanceOf(run) {

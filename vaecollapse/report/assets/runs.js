@@ -39,9 +39,7 @@ function headOf() {
     part.style.flexGrow = count;
     part.style.background = look(word)[0];
     part.style.color = ink(look(word)[0]);
-    part.addEventListener("pointermove", (event) => say(event, [`${word}: ${count} of ${DATA.runs.length}`, MEANING.get(word) || ""]));
-    part.addEventListener("pointerleave", hush);
-    bar.append(part);
+    bar.append(facts(part, [`${word}: ${count} of ${DATA.runs.length}`, MEANING.get(word) || ""]));
   }
   const chips = words.map(([word, count]) => {
     const chip = el("button", { type: "button", class: "chip", "aria-pressed": "false", "data-word": word, onclick: () => {
@@ -50,7 +48,7 @@ function headOf() {
       chip.setAttribute("aria-pressed", String(on));
       changed();
     } }, badge(word, count));
-    return chip;
+    return MEANING.has(word) ? facts(chip, [MEANING.get(word)]) : chip;
   });
   return [bar, el("div", { class: "chips" }, chips)];
 }
@@ -117,9 +115,13 @@ function phaseTable(across, down, kept) {
     if (!cells.has(key)) cells.set(key, []);
     cells.get(key).push(run);
   }
-  const head = el("tr", {}, el("th", { scope: "col" }, `${rows.name} ↓  ${columns.name} →`), columns.levels.map((level) => el("th", { scope: "col" }, level)));
+  const head = el("tr", {}, el("th", { scope: "col" }, `${rows.name} ↓  ${columns.name} →`), columns.levels.map((level) => el("th", { scope: "col" }, brief(level))));
   const body = rows.levels.map((level, j) => el("tr", {}, el("th", { scope: "row" }, level), columns.levels.map((_, i) => el("td", {}, phaseCell(cells.get(`${i},${j}`), `${columns.name}=${columns.levels[i]}${rows.name && ` ${rows.name}=${level}`}`, [[across, i], [down, j]])))));
   return el("table", { class: "phase" }, el("thead", {}, head), el("tbody", {}, body));
+}
+
+function brief(level) { // of a number three digits: the cells say all of it
+  return level.length > 5 && Number.isFinite(Number(level)) ? shown(Number(level), 3) : level;
 }
 
 function phaseCell(runs, where, levels) {
@@ -134,9 +136,7 @@ function phaseCell(runs, where, levels) {
   cell.style.background = `linear-gradient(to right, ${stops.join(",")}) bottom / 100% ${words.length > 1 ? 9 : 0}px no-repeat, ${look(words[0][0])[0]}`;
   cell.style.color = ink(look(words[0][0])[0]);
   cell.classList.toggle("mixed", words.length > 1);
-  for (const name of ["pointermove", "focus"]) cell.addEventListener(name, (event) => say(event, [where, ...said]));
-  for (const name of ["pointerleave", "blur"]) cell.addEventListener(name, hush);
-  return cell;
+  return facts(cell, [where, ...said]);
 }
 
 function onlyLevels(levels) {
@@ -168,17 +168,17 @@ function plane(group, kept, width) {
   const runs = DATA.runs.filter((run) => run.group === group && run.frontier != null);
   const [xs, ys] = [extent(runs.map((run) => run.rate)), extent(runs.map((run) => run.distortion))];
   const x = (value) => left + ((value - xs[0]) / (xs[1] - xs[0])) * (width - left - 14);
-  const y = (value) => height - bottom - ((value - ys[0]) / (ys[1] - ys[0])) * (height - bottom - 12);
+  const y = (value) => height - bottom - ((value - ys[0]) / (ys[1] - ys[0])) * (height - bottom - 24);
   const figure = svg("svg", { width, height, class: "plane", tabindex: "0", role: "group", "aria-label": "rate-distortion plane: arrow keys go from run to run" });
-  for (const value of ticks(xs[0], xs[1], width / 90).filter((each) => each >= 0)) figure.append(svg("line", { x1: x(value), x2: x(value), y1: 8, y2: height - bottom, class: "grid" }), svg("text", { x: x(value), y: height - bottom + 15, class: "tick", "text-anchor": "middle" }, shown(value, 3)));
+  for (const value of ticks(xs[0], xs[1], width / 90).filter((each) => each >= 0)) figure.append(svg("line", { x1: x(value), x2: x(value), y1: 20, y2: height - bottom, class: "grid" }), svg("text", { x: x(value), y: height - bottom + 15, class: "tick", "text-anchor": "middle" }, shown(value, 3)));
   for (const value of ticks(ys[0], ys[1], 5)) figure.append(svg("line", { x1: left, x2: width - 14, y1: y(value), y2: y(value), class: "grid" }), svg("text", { x: left - 6, y: y(value) + 4, class: "tick", "text-anchor": "end" }, shown(value, 3)));
-  figure.append(svg("text", { x: width - 14, y: height - 6, class: "label", "text-anchor": "end" }, "rate R (nats)"), svg("text", { x: 4, y: 14, class: "label" }, "D"));
+  figure.append(svg("text", { x: width - 14, y: height - 6, class: "label", "text-anchor": "end" }, "rate R (nats)"), svg("text", { x: 4, y: 12, class: "label" }, "distortion D"));
   const edge = runs.filter((run) => run.frontier).sort((a, b) => a.rate - b.rate);
   figure.append(svg("path", { class: "frontier", d: edge.map((run, i) => (i ? `H${x(run.rate)}V${y(run.distortion)}` : `M${x(run.rate)},${y(run.distortion)}`)).join("") }));
   const here = new Set(kept), order = runs.filter((run) => here.has(run)).sort((a, b) => a.rate - b.rate);
   const marks = order.map((run) => { // the frontier above what it dominates
     const [colour, , shape] = look(run.word);
-    const mark = glyph(shape, x(run.rate), y(run.distortion), runs.length > 300 ? 3.5 : 5, { fill: run.frontier && shape !== "ring" ? colour : "var(--page)", stroke: colour, "stroke-width": run.frontier ? 2 : 1.5, class: "mark", "data-run": run.at });
+    const mark = glyph(shape, x(run.rate), y(run.distortion), runs.length > 300 ? 3.5 : 5, { fill: run.frontier ? colour : "var(--page)", stroke: outline(colour), "stroke-width": run.frontier ? 1.2 : 1.5, class: "mark", "data-run": run.at });
     mark.addEventListener("pointerenter", (event) => tell(run, event));
     mark.addEventListener("pointerleave", hush);
     mark.addEventListener("click", () => openRun(run));
@@ -212,9 +212,10 @@ function tableOf() {
   const built = new Map();
   const row = (run) => {
     if (!built.has(run)) {
-      const mark = run.frontier ? "frontier" : run.state === "finished" ? "" : run.state;
-      built.set(run, el("tr", {}, el("th", { scope: "row" }, el("button", { type: "button", class: "link", title: run.note, onclick: () => openRun(run) }, run.name)), el("td", {}, badge(run.word)),
-        knobs.map((_, k) => el("td", {}, run.words[k])), COLUMNS.map(([key]) => el("td", { class: "right" }, shown(run[key]))), el("td", { class: "dim" }, mark)));
+      const mark = run.frontier ? "frontier" : run.state === "finished" ? (run.frontier === false ? "dominated" : "") : run.state;
+      const flag = run.note && facts(el("span", { class: "flag", tabindex: "0", role: "img", "aria-label": run.note }, " ⚑"), [run.note]);
+      built.set(run, el("tr", {}, el("th", { scope: "row" }, el("button", { type: "button", class: "link", onclick: () => openRun(run) }, run.name)), el("td", {}, badge(run.word)),
+        knobs.map((_, k) => el("td", {}, run.words[k])), COLUMNS.map(([key]) => el("td", { class: "right" }, shown(run[key]))), el("td", { class: "dim" }, mark, flag || "")));
     }
     return built.get(run);
   };
@@ -225,15 +226,9 @@ function tableOf() {
     more.textContent = `show all ${order.length}`;
     more.hidden = all || order.length <= SHORT;
   };
-  const heads = keys.map(([title], i) => el("th", { scope: "col", class: i > 1 + knobs.length && title ? "right" : "", "aria-sort": i ? "none" : "ascending" }, el("button", { type: "button", onclick: () => {
-    down = column === i && !down;
-    heads[column].setAttribute("aria-sort", "none");
-    column = i;
-    heads[i].setAttribute("aria-sort", down ? "descending" : "ascending");
-    draw();
-  } }, title || "state")));
+  const heads = sorters(keys.map(([title]) => title), 2 + knobs.length, (by, way) => { column = by; down = way; draw(); });
   listeners.push((runs) => { kept = runs; draw(); });
-  return section("Runs", el("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "runs" }, el("table", { class: "runs" }, el("thead", {}, el("tr", {}, heads)), body)), more);
+  return section("Runs", tall("runs", el("table", { class: "sorted runs" }, el("thead", {}, el("tr", {}, heads)), body)), more);
 }
 
 function ordered(a, b, down) { // what is not there comes last, whichever way
@@ -247,8 +242,15 @@ function pairsOf() {
   if (!rows.length) return null;
   const bases = [...new Set(rows.map((row) => row.a))];
   const holder = el("div", {});
-  const draw = (base) => holder.replaceChildren(table(["setting", "pairs", ...DATA.readings.map(([, title]) => title), "verdicts", "also differs"],
-    rows.filter((row) => row.a === base).map((row) => [settings[row.b][0], row.seeds.length, ...DATA.readings.map(([key]) => difference(row.differences[key])), el("div", {}, settings[row.b][2].map(([word, count]) => badge(word, count))), row.confounds.length ? el("span", { class: "flag" }, `⚑ ${row.confounds.join("; ")}`) : ""]), "pairs"));
+  const draw = (base) => {
+    const those = rows.filter((row) => row.a === base), mean = (row, key) => (row.differences[key] ? row.differences[key][0] : null);
+    const lines = new Map(those.map((row) => [row, el("tr", {}, [settings[row.b][0], row.seeds.length, ...DATA.readings.map(([key]) => difference(row.differences[key])), el("div", {}, settings[row.b][2].map(([word, count]) => badge(word, count))),
+      row.confounds.length ? el("span", { class: "flag" }, `⚑ ${row.confounds.join("; ")}`) : ""].map((cell, i) => (i ? el("td", {}, cell) : el("th", { scope: "row" }, cell))))]));
+    const keys = [(row) => row.b, (row) => row.seeds.length, ...DATA.readings.map(([key]) => (row) => mean(row, key)), (row) => settings[row.b][2][0][0], (row) => row.confounds.join("; ")];
+    const body = el("tbody", {}, [...lines.values()]), heads = sorters(["setting", "pairs", ...DATA.readings.map(([, title]) => title), "verdicts", "also differs"], Infinity, (column, down) =>
+      body.replaceChildren(...[...those].sort((a, b) => ordered(keys[column](a), keys[column](b), down) || a.b - b.b).map((row) => lines.get(row))));
+    holder.replaceChildren(tall("paired comparisons", el("table", { class: "sorted pairs" }, el("thead", {}, el("tr", {}, heads)), body)));
+  };
   draw(baselines[0]);
   const pick = el("label", {}, "against ", el("select", { onchange: (event) => draw(Number(event.target.value)) }, bases.map((base) => el("option", { value: base, selected: base === baselines[0] }, settings[base][0]))));
   return section("Paired comparisons", el("div", { class: "filters" }, pick), holder,
@@ -259,8 +261,53 @@ function difference(found) {
   if (!found) return "–";
   const [mean, low, high] = found, text = `${mean > 0 ? "+" : ""}${shown(mean, 3)}`;
   if (low == null) return el("span", { class: "dim" }, text);
-  const said = `${text} [${shown(low, 3)}, ${shown(high, 3)}]`;
-  return low > 0 || high < 0 ? el("strong", {}, said) : said;
+  return el(low > 0 || high < 0 ? "strong" : "span", { class: "whole" }, `${text} ± ${shown((high - low) / 2, 2)}`);
+}
+
+const FIGURES = 12; // columns of the table of evaluations
+
+function evaluationsOf() { // of all runs, made when it is asked for
+  const every = DATA.runs.flatMap((run) => run.found.map((each) => [run, each]));
+  if (!every.length) return null;
+  const holder = el("div", {}), several = el("details", { class: "evaluations", ontoggle: () => { if (!holder.firstChild) holder.append(evaluationTable(every)); } },
+    el("summary", {}, `figures and scores of ${every.length} evaluation${every.length > 1 ? "s" : ""}`), holder);
+  return section("Evaluations", several);
+}
+
+function evaluationTable(every) { // a column for each of the commonest figures and scores
+  const told = every.map(([, each]) => new Map(each.tables.flatMap(([, , rows]) => rows.map(([name, value, error]) => [name, [value, error]])))), counts = new Map();
+  for (const each of told) for (const name of each.keys()) counts.set(name, (counts.get(name) || 0) + 1);
+  const names = [...counts].sort((a, b) => b[1] - a[1]).slice(0, FIGURES).map(([name]) => name);
+  const rows = every.map(([run, each], i) => ({ keys: [run.at, each.name, each.what, ...names.map((name) => number(told[i].get(name)))], row: el("tr", {},
+    el("th", { scope: "row" }, el("button", { type: "button", class: "link", onclick: () => openRun(run) }, run.name)), el("td", {}, each.name), el("td", {}, each.what),
+    names.map((name) => el("td", { class: "right" }, (told[i].get(name) || ["–"]).join(" ")))) }));
+  const body = el("tbody", {}), heads = sorters(["run", "directory", "of", ...names], 3, (column, down) =>
+    body.replaceChildren(...[...rows].sort((a, b) => ordered(a.keys[column], b.keys[column], down)).map((each) => each.row)));
+  body.append(...rows.map((each) => each.row));
+  const more = counts.size > FIGURES && el("p", { class: "dim" }, `${counts.size - FIGURES} more figures stand where a run is opened`);
+  return el("div", {}, tall("evaluations", el("table", { class: "sorted" }, el("thead", {}, el("tr", {}, heads)), body)), more);
+}
+
+function number(told) { const value = told ? parseFloat(told[0]) : NaN; return Number.isNaN(value) ? null : value; }
+
+function tall(label, ...parts) { return el("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": label }, ...parts); }
+
+function sorters(titles, right, draw) { // heads that sort; by the first column it is sorted already
+  let column = 0, down = false;
+  const heads = titles.map((title, i) => el("th", { scope: "col", class: i >= right && title ? "right" : "", "aria-sort": i ? "none" : "ascending" }, el("button", { type: "button", onclick: () => {
+    down = column === i && !down;
+    heads[column].setAttribute("aria-sort", "none");
+    column = i;
+    heads[i].setAttribute("aria-sort", down ? "descending" : "ascending");
+    draw(column, down);
+  } }, title || "state")));
+  return heads;
+}
+
+function looseOf() { // of runs that are not among these, or of none
+  if (!DATA.loose.length) return null;
+  return section("Evaluations of no run here", DATA.loose.map((each) => el("details", { open: DATA.loose.length < 4 },
+    el("summary", {}, each.name, el("span", { class: "dim" }, each.of ? ` of the run ${each.of}, which is not among these` : " names no run")), evaluation({ ...each, name: "" }), each.pictures.map(pictured))));
 }
 
 function unreadOf() {
@@ -271,5 +318,5 @@ function unreadOf() {
 function manyRuns() {
   const figures = el("div", { class: "beside" }, phaseOf(), planeOf());
   const leftOut = DATA.left_out && el("p", { class: "note" }, DATA.left_out);
-  return [...headOf(), bestOf(), leftOut, filtersOf(), figures, tableOf(), pairsOf(), unreadOf()].filter(Boolean);
+  return [...headOf(), bestOf(), leftOut, filtersOf(), figures, tableOf(), pairsOf(), evaluationsOf(), looseOf(), unreadOf()].filter(Boolean);
 }
