@@ -1,5 +1,6 @@
 """The command line: what is imported when, what is said, what is left behind, and the exit codes."""
 
+import importlib.util
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ HEAVY = ("torch", "lightning", "torchmetrics", "wandb", "zuko", "numpy", "scipy"
 def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """The command in a process of its own."""
     line = [sys.executable, "-m", "vaecollapse", "train", *arguments]
-    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), **environment}
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), **environment}
     return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True)
 
 
@@ -94,7 +95,7 @@ def test_nothing_heavy_is_imported_before_the_configuration_is_valid(arguments, 
         "try:\n    code = train()\nexcept SystemExit as stop:\n    code = stop.code\n"
         f"print(); print(json.dumps([code or 0, [name for name in {HEAVY!r} if name in sys.modules]]))"
     )
-    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "COMP_LINE": "vaecollapse-train beta"}
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), "COMP_LINE": "vaecollapse-train beta"}
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert json.loads(done.stdout.splitlines()[-1]) == [code, []], done.stderr
 
@@ -149,7 +150,7 @@ def test_hydras_own_help_stays_within_reach(here, capsys):
 
 
 def test_python_dash_m_knows_its_verbs(tmp_path):
-    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     line = [sys.executable, "-m", "vaecollapse"]
     done = subprocess.run([*line, "trian"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert (done.returncode, "train" in done.stderr) == (2, True)
@@ -218,7 +219,7 @@ def test_a_missing_extra_is_named_with_what_to_type(here, capfd, monkeypatch, ch
     def absent(name: str):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(cli.importlib.util, "find_spec", absent)
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
     assert here(chosen) == cli.FAILED
     assert "pip install -c constraints.txt '.[tensorboard]'" in capfd.readouterr().err
     assert (here.jobs, here.runs()) == ([], [])

@@ -285,7 +285,7 @@ def alone_with(argv: Sequence[str]) -> None:
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
     # further processes of a run are started as `python -m` this, with sys.argv
-    vars(sys.modules["__main__"])["__spec__"] = importlib.util.find_spec("vaecollapse.cli")
+    vars(sys.modules["__main__"])["__spec__"] = importlib.util.find_spec("vaecollapse.__main__")
     sys.argv[1:] = argv
 
 

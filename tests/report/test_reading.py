@@ -452,7 +452,7 @@ def test_a_report_needs_neither_torch_nor_lightning(tmp_path):
         f"import sys\nfrom vaecollapse.cli import report\nsys.argv = ['{cli.REPORT}', 'runs=run']\ncode = report()\n"
         "print([name for name in ('torch', 'lightning', 'torchmetrics', 'wandb') if name in sys.modules], code)"
     )
-    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[] 0", done.stderr
 
