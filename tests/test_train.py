@@ -417,3 +417,14 @@ def test_a_learning_rate_beyond_reason_has_diverged(tmp_path):
     ]
     assert tasks.train(config.compose(overrides), tmp_path, overrides).verdict == "diverged"
     assert read(tmp_path, "verdict.json")["verdict"] == "diverged"
+
+
+def test_a_price_that_rises_within_an_epoch_is_no_divergence(tmp_path):
+    """One step an epoch: the first is taken before the warm-up's end, at a price of nothing."""
+    overrides = ["model=linear", "beta=8", "max_epochs=5", "dataset.examples=600", "trainer.accelerator=cpu",
+                 "trainer.log_every_n_steps=1", f"logger.csv.directory={tmp_path}"]  # fmt: skip
+    assert tasks.train(config.compose(overrides), tmp_path, overrides).verdict != "diverged"
+    losses = [
+        row["train/objective/total"] for row in lines(tmp_path, "metrics.jsonl") if "train/objective/total" in row
+    ]
+    assert min(losses[1:]) > 2 * losses[0], "what was taken for a divergence"

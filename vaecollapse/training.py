@@ -60,6 +60,7 @@ class Training(LightningModule):
         self.recent: list[float] = []
         self.spikes: list[dict[str, float]] = []
         self.losses = self.batch = 0
+        self.at_one_price = False  # was the plan at its end when this epoch began?
         self.seen: list[Tensor] = []  # (D, R) of the batches of the step under way
         self.planned: int | None = None
         self.since = 0.0  # when the last step was logged, and the tokens read since then
@@ -72,6 +73,7 @@ class Training(LightningModule):
             "epoch_losses": list(self.epoch_losses),
             "loss_sum": float(self.get_buffer("loss_sum")),
             "losses": self.losses,
+            "at_one_price": self.at_one_price,
             "recent": list(self.recent),
             "loss_max": float(self.get_buffer("loss_max")),
         }
@@ -79,7 +81,7 @@ class Training(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["training"]
         self.planned, self.epoch_losses, self.losses = state["total"], list(state["epoch_losses"]), state["losses"]
-        self.recent = list(state["recent"])
+        self.recent, self.at_one_price = list(state["recent"]), state.get("at_one_price", False)
         self.get_buffer("loss_sum").fill_(state["loss_sum"])
         self.get_buffer("loss_max").fill_(state["loss_max"])
 
@@ -155,6 +157,8 @@ class Training(LightningModule):
                 return objective.loss  # the others wait for its gradient, and all of them then take no step
             return None  # the step is not taken: the weights stay those of the last finite one
         self.loss_sum = self.get_buffer("loss_sum") + objective.loss.detach()
+        if not self.losses:
+            self.at_one_price = self.settled
         self.losses += 1
         torch.maximum(self.get_buffer("loss_max"), objective.loss.detach(), out=self.get_buffer("loss_max"))
         if self.trainer.global_step % self.log_every == 0:
@@ -255,7 +259,7 @@ class Training(LightningModule):
         mean = float(self.trainer.strategy.reduce(mean, reduce_op="mean"))  # all processes must decide alike
         self.get_buffer("loss_sum").zero_()
         self.losses = 0
-        if not self.settled or self.regularizer.listens:
+        if not self.at_one_price or self.regularizer.listens:
             return  # a rising price raises the objective of a sound run
         self.epoch_losses.append(mean)
         first, best = self.epoch_losses[0], min(self.epoch_losses)
