@@ -52,12 +52,13 @@ def test_of_one_shots_of_which_there_are_72(drums: list, name: str) -> None:
 
 
 def test_real_against_real_at_equal_n_lies_inside_its_own_interval(speech: list, drums: list) -> None:
-    for real, other, rate in ((speech[:150], speech[150:], 8000), (drums[::2], drums[1::2], 16000)):
+    shots = [drums[place] for place in np.random.default_rng(0).permutation(len(drums))]
+    for real, other, rate in ((speech[:150], speech[150:], 8000), (shots[:36], shots[36:], 16000)):
         found = heard(real, other, rate)
         assert found.judged is not None and found.judged.word in ("alike", "undecided"), found.judged
-        for score in found.scores if len(real) > 100 else []:  # 18 of a sorted list are no draw
+        for score in found.scores:
             assert score.value is not None and score.truth is not None and score.se is not None
-            assert abs(score.value - score.truth) < 2.093 * score.se, score
+            assert abs(score.value - score.truth) <= 2.093 * score.se, score
 
 
 def test_the_state_of_generated_tones_is_told_whatever_their_level() -> None:

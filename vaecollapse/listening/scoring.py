@@ -37,13 +37,13 @@ def compared(
 ) -> Compared:
     """Every metric's scores of generated clips against real ones; copies among the real ones are left out."""
     real = real.distinct()
-    plain = both(embedding, real, generated, rate=rate, cache=cache)
-    rows = embedding.compared(*plain)
+    rows = both(embedding, real, generated, rate=rate, cache=cache)
+    view = embedding.view(len(real.clips))
     scores: list[Score] = []
     for metric in metrics.values():
-        metric.update(*(rows if metric.whitened else plain))
-        scores += metric.scores()
-    n, d = max((score.n for score in scores), default=0), rows[0].shape[1]
+        metric.update(*rows)
+        scores += metric.scores(view)
+    n, d = max((score.n for score in scores), default=0), embedding.width(len(real.clips))
     what = (
         f"{len(generated.clips)} clips of {generated.where} against {len(real.clips)} of {real.where}, by "
         f"{embedding.named(rate)}, {d} dimensions, {n} of each at once"
