@@ -61,7 +61,6 @@ SICK = {
     "very quiet": ("bad", lambda w: quieter(w, 40)),
     "in noise": ("bad", lambda w: in_noise(w, 20)),
     "under noise": ("bad", lambda w: in_noise(w, 10)),
-    "ten quiet clips": ("collapsed", lambda w: quieter(repeated(w, 10), 20)),
     "one clip in a little noise": ("collapsed", lambda w: in_noise(repeated(w, 1), 40)),
     "one very quiet clip": ("collapsed", lambda w: quieter(repeated(w, 1), 40)),
 }

@@ -21,13 +21,15 @@ def powers(x: Waveform, window: int) -> Float[np.ndarray, "frames bins"]:
 
 
 def steady(sounds: Sounds, rate: int) -> Float[np.ndarray, " bins"]:
-    """The power per bin that lies under half of the clips from beginning to end: the 10 % point over frames, which of
+    """The power per bin of noise that lies under half of the clips from beginning to end, in each another: read off the
+    difference of a clip to the next, over √2, where what all clips share is gone. Its 10 % point over frames, which of
     noise is −ln .9 of its mean, and never more than that mean."""
-    window = frame_size(rate)
+    window, waveforms = frame_size(rate), [clip.read() for clip in sounds.clips[:: -(-len(sounds.clips) // MOST)]]
     found = []
-    for clip in sounds.clips[:: -(-len(sounds.clips) // MOST)]:
-        x = clip.read()
-        bins = powers(np.pad(x, (0, max(0, window - len(x)))), window)
+    for x, other in zip(waveforms, [*waveforms[1:], waveforms[0]], strict=True):
+        heard = min(len(x), len(other))
+        apart = (x[:heard] - other[:heard]) / 2**0.5
+        bins = powers(np.pad(apart, (0, max(0, window - heard))), window)
         found.append(np.minimum(np.quantile(bins, LOW, axis=0) / -np.log(1 - LOW), bins.mean(0)))
     return np.median(found, axis=0)
 
