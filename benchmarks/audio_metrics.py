@@ -5,8 +5,8 @@
 
 1-s clips of noise through the log-mel embedding, then every score of conf/metric/audio.yaml on two sets of 10 000 rows.
 With recordings: how often the interval of real against real holds 0, over draws of two disjoint sets of `count`, and
-what the difference is in the mean. Prints markdown tables. Seconds are those of the processor, so that other work on the
-machine does not count.
+what the difference is in the mean. Prints markdown tables. Seconds are those of the processor, so that other work
+on the machine does not count.
 """
 
 import argparse
