@@ -119,7 +119,8 @@ def judged(scores: Sequence[Score], under: Score | None = None) -> Judged | None
         near = "" if lies is None else f", {pair(of['precision'])}, {pair(of['recall'])}"
         how = f"it is varied ({varied})"
         if most < bound:
-            how = f"{varied}, but the level and the steady noise of these clips leave no more of real ones, so that a collapse is neither heard nor ruled out: it is"
+            how = f"{varied}, but the level and the steady noise of these clips leave no more of real ones, so that a "
+            how += "collapse is neither heard nor ruled out: it is"
         return Judged("bad", [f"{how}{' but' * (most >= bound)} unlike the real set: {apart}{near}"])
     if excess + wide < SHARE:
         return Judged("alike", [f"at n = {share.n} it is as near to the real set as real clips are: {apart}"])
