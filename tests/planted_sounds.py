@@ -35,6 +35,18 @@ def noisy(waveforms: Waveforms, snr: float = 10.0) -> list[np.ndarray]:
     return [(each + scale * each.std() * rng.standard_normal(len(each))).astype(np.float32) for each in waveforms]
 
 
+def quieter(waveforms: Waveforms, by: float) -> list[np.ndarray]:
+    """`by` dB."""
+    return [(10 ** (-by / 20) * each).astype(np.float32) for each in waveforms]
+
+
+def in_noise(waveforms: Waveforms, below: float) -> list[np.ndarray]:
+    """White noise of one level under all of them, `below` dB re the median peak."""
+    rng, peak = np.random.default_rng(1), np.median([abs(each).max() for each in waveforms])
+    scale = peak * 10 ** (-below / 20)
+    return [(each + scale * rng.standard_normal(len(each))).astype(np.float32) for each in waveforms]
+
+
 def repeated(waveforms: Waveforms, kinds: int) -> list[np.ndarray]:
     return [waveforms[place % kinds] for place in range(len(waveforms))]
 
@@ -45,6 +57,12 @@ SICK = {
     "low-passed": ("bad", low_passed),
     "noisy": ("bad", noisy),
     "very noisy": ("bad", lambda w: noisy(w, 0.0)),
+    "quiet": ("bad", lambda w: quieter(w, 20)),
+    "very quiet": ("bad", lambda w: quieter(w, 40)),
+    "in noise": ("bad", lambda w: in_noise(w, 20)),
+    "under noise": ("bad", lambda w: in_noise(w, 10)),
+    "one clip in a little noise": ("collapsed", lambda w: in_noise(repeated(w, 1), 40)),
+    "one very quiet clip": ("collapsed", lambda w: quieter(repeated(w, 1), 40)),
 }
 
 

@@ -34,8 +34,10 @@ RUNS = {
     "image": ["model=image", "posterior=batch_norm", "capacity=2"],
     "sound": TINY,
     "pooled": [*TINY, "pool=mean", "posterior=iaf", "prior=realnvp"],
+    "mixture": [*TINY, "posterior=normal", "prior=autoregressive"],
 }
-MADE = [("linear", "torchscript"), ("image", "export"), ("sound", "torchscript"), ("pooled", "torchscript")]
+MADE = [("linear", "torchscript"), ("image", "export"), ("sound", "torchscript"), ("pooled", "torchscript"),
+        ("mixture", "torchscript"), ("second", "torchscript")]  # fmt: skip
 STRANGER = """
 import json, sys
 import numpy as np
@@ -79,7 +81,10 @@ def runs(tmp_path_factory) -> dict[str, Path]:
         typed = [*line, "max_epochs=1", "seed=3", "callback=[]", f"logger.csv.directory={home / name}",
                  "trainer.accelerator=cpu"]  # fmt: skip
         tasks.train(config.compose(typed), home / name, typed)
-    return {name: home / name for name in RUNS}
+    stage = ["model=latent_prior", f"dataset.run={home / 'linear'}", "prior=maf", "max_epochs=1", "report=false",
+             f"logger.csv.directory={home / 'second'}", "trainer.accelerator=cpu"]  # fmt: skip
+    tasks.train(config.compose(stage), home / "second", stage)
+    return {name: home / name for name in (*RUNS, "second")}
 
 
 class Told(NamedTuple):

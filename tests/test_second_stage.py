@@ -212,6 +212,36 @@ def test_the_metrics_have_the_nll_and_what_other_priors_give(root):
     assert float(beside["null/run_prior"]) == pytest.approx(float(beside["null/standard_normal"]), abs=1e-5)
 
 
+def test_every_validation_may_be_the_best_and_the_plan_is_kept(root):
+    """There is no warm-up before which nothing is chosen; 12 epochs of 512 codes in batches of 64."""
+    with (root / "second" / "metrics.csv").open() as file:
+        chosen = [(row["val/selection"], row["val/nll"]) for row in csv.DictReader(file) if row["val/nll"]]
+    assert chosen and all(float(selection) == pytest.approx(float(nll)) for selection, nll in chosen)
+    plan = json.loads((root / "second" / "preflight.json").read_text())
+    assert plan["steps"] == 96 == json.loads((root / "second" / "trained.json").read_text())["steps"]
+    assert plan["units"] == 5 and set(plan["null"]) == {"standard_normal", "gaussian", "run_prior"}
+
+
+def test_of_a_run_with_a_posterior_flow_what_is_saved_is_the_fall_of_r_as_well(tmp_path):
+    """Its codes are kept draws, and R₁, R₂ of both models are Monte Carlo at one noise."""
+    line = ["model=audio_nf", "posterior=realnvp", "prior=normal", "capacity=1", "latent_dim=3", "dataset.clips=60",
+            "dataset.seconds=0.05", "max_epochs=1", "callback=[checkpoints]", "detector=[rate]", "report=false",
+            f"logger.csv.directory='{tmp_path / 'first'}'"]  # fmt: skip
+    tasks.train(config.compose(line), tmp_path / "first", line)
+    fit(tmp_path / "second", tmp_path / "first", "max_epochs=2")
+    first, both = (opened(asked("evaluate", tmp_path / name)) for name in ("first", "second"))
+    codes, dataset = second_stage.codes_of(first, 16), both.split("test")
+    assert codes["train"].draws is not None and codes["train"].draws.shape[1:] == (16, 3)
+    batch = collate([dataset[i] for i in range(len(dataset))]).like(both.module)
+    with torch.no_grad():
+        held = compared(first, codes["test"], codes["train"], both.module.vae.second, draws=16, seed=0, epoch=12)
+        rates = [torch.stack([vae.elbo(batch, seed=5, epoch=e).rate for e in range(24)]).mean()
+                 for vae in (first.module.vae, both.module.vae)]  # fmt: skip
+    found = saved(held, 16, "test")
+    assert float(rates[0] - rates[1]) == pytest.approx(found.saved.value, abs=0.1)
+    assert float(rates[1]) == pytest.approx(found.after.value, abs=0.3)
+
+
 def test_samples_are_the_second_stages_through_the_first_runs_decoder(root, tmp_path):
     both, first = (opened(asked("sample", root / name)) for name in ("second", "first"))
     assert both.told("test", 5)["run"] == str(root / "second")

@@ -193,7 +193,8 @@ def test_whitened_rows_have_variance_about_one_and_few_clips_few_directions() ->
     rows = torch.randn(4000, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([9.0, 5, 3, 2, 1, 0.5])
     white = Whitening.of(rows, 4)(rows)
     assert torch.allclose(torch.cov(white.T), torch.eye(4).double(), atol=0.02)
-    assert Embedding().compared(rows[:24], rows[:7])[1].shape == (7, 3)
+    view = Embedding().view(24)
+    assert view is not None and view(rows[:24])(rows[:7]).shape == (7, 3)
     copies = Whitening.of(rows[:1].expand(30, -1), 4)(rows)
     assert torch.isfinite(copies).all()
 

@@ -44,6 +44,14 @@ def test_of_speech(speech: list, name: str) -> None:
     assert found.judged is not None and found.judged.word == word, found.judged
 
 
+@pytest.mark.parametrize("name", ["very quiet", "in noise", "under noise", "one very quiet clip"])
+def test_of_tones(name: str) -> None:
+    word, spoil = SICK[name]
+    made = tones(200)
+    found = heard(made[:100], spoil(made[100:]))
+    assert found.judged is not None and found.judged.word == word, found.judged
+
+
 @pytest.mark.parametrize("name", SICK)
 def test_of_one_shots_of_which_there_are_72(drums: list, name: str) -> None:
     word, spoil = SICK[name]
@@ -52,12 +60,13 @@ def test_of_one_shots_of_which_there_are_72(drums: list, name: str) -> None:
 
 
 def test_real_against_real_at_equal_n_lies_inside_its_own_interval(speech: list, drums: list) -> None:
-    for real, other, rate in ((speech[:150], speech[150:], 8000), (drums[::2], drums[1::2], 16000)):
+    shots = [drums[place] for place in np.random.default_rng(0).permutation(len(drums))]
+    for real, other, rate in ((speech[:150], speech[150:], 8000), (shots[:36], shots[36:], 16000)):
         found = heard(real, other, rate)
         assert found.judged is not None and found.judged.word in ("alike", "undecided"), found.judged
-        for score in found.scores if len(real) > 100 else []:  # 18 of a sorted list are no draw
+        for score in found.scores:
             assert score.value is not None and score.truth is not None and score.se is not None
-            assert abs(score.value - score.truth) < 2.093 * score.se, score
+            assert abs(score.value - score.truth) <= 2.093 * score.se, score
 
 
 def test_the_state_of_generated_tones_is_told_whatever_their_level() -> None:
@@ -66,7 +75,9 @@ def test_the_state_of_generated_tones_is_told_whatever_their_level() -> None:
     for first, second in ((real, other), quiet):
         assert heard(first, second).judged.word in ("alike", "undecided")
         assert heard(first, second[:5] * 32).judged.word == "collapsed"
-    assert heard(real, quiet[1]).judged.word in ("bad", "collapsed")
+    covered = heard(real, quiet[1]).judged
+    assert covered is not None and covered.word == "bad"
+    assert "the level and the steady noise of these clips leave no more of real ones" in covered.why[0]
 
 
 def scores(**values: tuple[float, float, float]) -> list[Score]:

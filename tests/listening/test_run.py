@@ -90,8 +90,7 @@ def test_samples_are_told_by_how_many_kinds_there_are_and_not_by_their_padding(w
 
 def test_a_temperature_of_0_is_a_collapse_and_noise_is_no_likeness() -> None:
     assert told(Player(held()), "temperature=0").judged.word == "collapsed"
-    covered = told(Player(held() + 0.1 * torch.randn(120, LENGTH))).judged.word
-    assert covered in ("bad", "collapsed")  # steady noise that covers what differs leaves few kinds
+    assert told(Player(held() + 0.1 * torch.randn(120, LENGTH))).judged.word == "bad"
 
 
 def test_the_posterior_is_labelled_and_broken_samples_are_counted() -> None:

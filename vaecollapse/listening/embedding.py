@@ -8,6 +8,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from ..metrics.sets import View
 from ..refusal import Refused, check_least
 from .log_mel import LogMelStatistics
 from .network import Network
@@ -81,14 +82,14 @@ class Embedding:
             raise Refused(f"metric.embedding.path={self.path} cannot be read: {error.strerror}") from error
         return ["network", digest, rate, self.seconds, self.size]
 
-    def compared(
-        self, real: Float[Tensor, "n size"], generated: Float[Tensor, "m size"]
-    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
-        """Both sets as they are compared: the log-mel statistics whitened by the real one, a network's as it is."""
-        if self.path is not None:
-            return real, generated
-        whitening = Whitening.of(real, max(1, min(self.dimensions, len(real) // CLIPS_EACH)))
-        return whitening(real).float(), whitening(generated).float()
+    def width(self, clips: int) -> int:
+        """How many numbers of a clip are compared, where the real set has so many clips."""
+        return self.size or max(1, min(self.dimensions, clips // CLIPS_EACH))
+
+    def view(self, clips: int) -> View | None:
+        """How clips are compared: the log-mel statistics whitened by the reference, a network's as they are."""
+        width = self.width(clips)
+        return None if self.path is not None else lambda reference: Whitening.of(reference, width)
 
     def named(self, rate: int) -> str:
         """In words."""

@@ -3,12 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from jaxtyping import Float
+from torch import Tensor
+
 from ..datasets.cache import Cache
 from ..metrics.base import Score
 from ..metrics.sets import SetMetric
+from ..metrics.vendi import Vendi
 from ..nn.spectral import frame_size
+from .covering import covered
 from .embedding import Embedding
-from .hearing import both
+from .hearing import both, embedded
 from .sounds import Sounds
 
 T = 2.093  # the 97.5 % point of Student's t over 20 splits
@@ -37,13 +42,13 @@ def compared(
 ) -> Compared:
     """Every metric's scores of generated clips against real ones; copies among the real ones are left out."""
     real = real.distinct()
-    plain = both(embedding, real, generated, rate=rate, cache=cache)
-    rows = embedding.compared(*plain)
+    rows = both(embedding, real, generated, rate=rate, cache=cache)
+    view = embedding.view(len(real.clips))
     scores: list[Score] = []
     for metric in metrics.values():
-        metric.update(*(rows if metric.whitened else plain))
-        scores += metric.scores()
-    n, d = max((score.n for score in scores), default=0), rows[0].shape[1]
+        metric.update(*rows)
+        scores += metric.scores(view)
+    n, d = max((score.n for score in scores), default=0), embedding.width(len(real.clips))
     what = (
         f"{len(generated.clips)} clips of {generated.where} against {len(real.clips)} of {real.where}, by "
         f"{embedding.named(rate)}, {d} dimensions, {n} of each at once"
@@ -51,7 +56,23 @@ def compared(
     said = [*real.said, *generated.said, *odd(real, generated, rate)]
     if 0 < n < 2 * d:
         said.append(f"{n} clips at once are fewer than twice the {d} dimensions: intervals are wide, FAD is biased up")
-    return Compared(scores, what, said, judged(scores))
+    word = judged(scores)
+    if word is not None and word.word == "collapsed":
+        word = judged(scores, beside_covered(real, generated, rows[1], embedding, metrics, rate=rate))
+    return Compared(scores, what, said, word)
+
+
+def beside_covered(
+    real: Sounds, generated: Sounds, rows: Float[Tensor, "m size"], embedding: Embedding,
+    metrics: Mapping[str, SetMetric], *, rate: int,
+) -> Score | None:  # fmt: skip
+    """The Vendi ratio to real clips at the generated ones' level and under their steady noise."""
+    hear, found = embedding.hearing(rate, real.peak), next(each for each in metrics.values() if isinstance(each, Vendi))
+    under = covered(real, generated, rate)
+    beside = Vendi(most=found.most or len(rows), splits=found.splits, seed=found.seed)
+    heard = embedded(under, hear, identity=[], cache=Cache(), doing="hearing the real set at that level and noise")
+    beside.update(heard, rows)
+    return next((score for score in beside.scores() if score.name == "vendi_ratio"), None)
 
 
 def odd(real: Sounds, generated: Sounds, rate: int) -> list[str]:
@@ -68,12 +89,13 @@ def odd(real: Sounds, generated: Sounds, rate: int) -> list[str]:
     return said
 
 
-def judged(scores: Sequence[Score]) -> Judged | None:
+def judged(scores: Sequence[Score], under: Score | None = None) -> Judged | None:
     """What a set of sounds is, from its scores; None where they have no Vendi ratio or no Fréchet distance.
 
     *collapsed*: the upper limit of the Vendi ratio is below 0.2; or below 0.5, and precision is at least half of what
-    real clips have. *bad*: not collapsed, and the Fréchet distance exceeds its floor by more than 5 % of the real set's
-    variance, at its lower limit. *alike*: by less, at its upper limit. Else *undecided*.
+    real clips have; and so is that of the ratio to real clips as quiet and as noisy (`under`), where it was measured.
+    *bad*: not collapsed, and the Fréchet distance exceeds its floor by more than 5 % of the real set's variance, at its
+    lower limit. *alike*: by less, at its upper limit. Else *undecided*.
     """
     of = {score.name: score for score in scores}
     ratio, share = of.get("vendi_ratio"), of.get("fad_share")
@@ -81,9 +103,10 @@ def judged(scores: Sequence[Score]) -> Judged | None:
         return None
     varied = f"{of['vendi'].value:.3g} different sounds in {ratio.n} where the real set has {of['vendi'].truth:.3g}"
     lies = within(of.get("precision"))
-    most = ratio.value + T * (ratio.se or 0.0)
+    most, beside = limit(ratio), 0.0 if under is None else limit(under)
     excess, wide = share.value - (share.truth or 0.0), T * (share.se or 0.0)
-    if most < FEW or (most < HALF and lies is not None and lies >= 0.5):
+    bound = HALF if lies is not None and lies >= 0.5 else FEW
+    if max(most, beside) < bound:
         why = [f"it holds as good as {varied}"]
         if lies is not None:
             among_ = "among" if lies >= 0.5 else "not even among"
@@ -94,10 +117,19 @@ def judged(scores: Sequence[Score]) -> Judged | None:
     apart += f" {100 * (share.truth or 0.0):.3g} %"
     if excess - wide > SHARE:
         near = "" if lies is None else f", {pair(of['precision'])}, {pair(of['recall'])}"
-        return Judged("bad", [f"it is varied ({varied}) but unlike the real set: {apart}{near}"])
+        how = f"it is varied ({varied})"
+        if most < bound:
+            how = f"{varied}, but the level and the steady noise of these clips leave no more of real ones, so that a "
+            how += "collapse is neither heard nor ruled out: it is"
+        return Judged("bad", [f"{how}{' but' * (most >= bound)} unlike the real set: {apart}{near}"])
     if excess + wide < SHARE:
         return Judged("alike", [f"at n = {share.n} it is as near to the real set as real clips are: {apart}"])
     return Judged("undecided", [f"{share.n} clips at once are too few to tell: {apart}, ± {100 * wide:.2g}"])
+
+
+def limit(score: Score) -> float:
+    """The upper one."""
+    return (score.value or 0.0) + T * (score.se or 0.0)
 
 
 def within(precision: Score | None) -> float | None:

@@ -1,7 +1,7 @@
 """What metrics of two sets share: one row for each clip, halves drawn again and again, and real against real beside."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from .base import Metric, Score
 
 Rows = Float[Tensor, "n d"]
 Others = Float[Tensor, "m d"]  # of another number
+View = Callable[[Rows], Callable[[Tensor], Tensor]]  # of some reference rows: how rows are compared beside them
 
 
 def in_order(rows: Rows) -> Rows:
@@ -40,8 +41,10 @@ class SetMetric(Metric):
 
     `value`: the mean over `splits` random subsets of n real and n generated rows, without replacement, n half of the
     smaller set (at most `most`). `truth`, its floor: the same of these n real rows and n others, so both have the bias
-    of that n. `se` is of value − truth: sd·√(n/(N − n) + 1/splits) over the splits (delete-half jackknife, Shao & Wu
-    1989), too wide rather than too narrow where both sets are of one law. `blocks`: the splits.
+    of that n. How rows are compared (`view`, bandwidths) is decided without these others and without the generated
+    ones, so that where both sets are of one law value − truth is 0 in the mean. `se` is of value − truth:
+    sd·√(n/(N − n) + 1/splits) over the splits (delete-half jackknife, Shao & Wu 1989), too wide rather than too narrow
+    where both sets are of one law. `blocks`: the splits.
 
     Rows are kept, since what is compared in pairs needs all of them: 4·d bytes a clip, shared by the metrics they are
     given to.
@@ -83,7 +86,20 @@ class SetMetric(Metric):
         """What stands beside the first score, from the means of `compare`."""
         return ""
 
-    def scores(self) -> list[Score]:
+    def sides(
+        self, real: Rows, generated: Others, a: Int[Tensor, " k"], b: Int[Tensor, " k"], view: View | None
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Generated rows, and the real ones at b, each against the real ones at a; seen by all real ones but b's."""
+        reference, other = real[a], real[b]
+        if view is not None and self.whitened:
+            known = torch.ones(len(real), dtype=torch.bool, device=real.device)
+            known[b] = False
+            seen = view(real[known])
+            reference, other, generated = seen(reference), seen(other), seen(generated)
+        return self.compare(reference, generated), self.compare(reference, other)
+
+    def scores(self, view: View | None = None) -> list[Score]:
+        """What was measured, of rows as `view` has them where the metric wants them whitened."""
         real, generated = (in_order(torch.cat(self.rows(name))) if self.rows(name) else torch.zeros(0, 0)
                            for name in ("real", "generated"))  # fmt: skip
         smaller = min(len(real), len(generated))
@@ -93,7 +109,7 @@ class SetMetric(Metric):
             return [Score(self.name, None, note=why if smaller else "nothing was measured")]
         real, generated = real.double(), generated.double()
         found = [
-            (self.compare(real[a], generated[c]), self.compare(real[a], real[b]))
+            self.sides(real, generated[c], a, b, view)
             for a, b, c in halves(len(real), len(generated), n, splits=self.splits, seed=self.seed)
         ]
         own, floor = ({name: np.array([each[side][name] for each in found]) for name in found[0][side]}

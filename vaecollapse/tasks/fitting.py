@@ -189,6 +189,14 @@ def probed(monitor: CollapseMonitor, module: Training, data: VAEData, trainer: p
     monitor.conclude(*found, step=trainer.global_step)
 
 
+def planned_steps(data: VAEData, trainer: pl.Trainer) -> int:
+    """How many optimizer steps the training is to have."""
+    part, batches = trainer.limit_train_batches, data.batches(trainer.world_size)
+    batches = int(batches * part) if isinstance(part, float) else min(batches, part or batches)
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+    return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
+
+
 def rehearsed(module: Training, data: VAEData, trainer: pl.Trainer) -> Survey:
     """Everything before step 1: constants fixed from data, one objective on real examples, and the survey."""
     if str(trainer.precision).startswith("64"):
@@ -206,11 +214,7 @@ def look_ahead(module: Training, data: VAEData, trainer: pl.Trainer, units: int)
     count = affordable(data, 512 if "sample_rate" in data.facts else 4096)
     splits = (data.splits.train, data.splits.validation)
     training, held_out = (spread_examples(split, count).like(module) for split in splits)
-    part, batches = trainer.limit_train_batches, data.batches(trainer.world_size)
-    batches = int(batches * part) if isinstance(part, float) else min(batches, part or batches)
-    batches = math.ceil(batches / trainer.accumulate_grad_batches)
-    epochs = trainer.max_epochs or 1
-    steps = batches * epochs if trainer.max_steps < 0 else min(batches * epochs, trainer.max_steps)
+    steps = planned_steps(data, trainer)
     end = module.regularizer.end_weight()  # as it is charged now, whatever moved it
     reached = next((step for step in range(steps + 1) if module.regularizer.settled(Progress(step, steps))), steps)
     with quiet(module.vae, module.seed):

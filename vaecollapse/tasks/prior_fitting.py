@@ -95,6 +95,8 @@ def fit_prior(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Out
         record_start(run, *(of_the_run_itself(cfg, overrides) if cfg.resume else (cfg, overrides)), data, source)
         stages = {"second_stage": str(first.source.resolve()), "codes": identity(first)}
         run.write("provenance.json", run.read("provenance.json") | stages)
+        units = int(held.mean.shape[1])
+        run.write("preflight.json", {"units": units, "steps": fitting.planned_steps(data, trainer), "null": others})
     if cfg.preflight == "only":
         return Outcome("too_early", None, directory)
     with logged(trainer, cfg):
