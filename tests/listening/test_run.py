@@ -70,9 +70,9 @@ def composed(*typed: str):
         return hydra.compose("evaluate", ["run=x", "metric=[embedding,fad,precision_recall,vendi]", *typed])
 
 
-def told(vae: VAE, *typed: str):
+def told(vae: VAE, *typed: str, silent: bool = False):
     module, data = Training(vae=vae, regularizer=Beta(weight=Constant(value=1.0)), optimizer=torch.optim.Adam), Tones()
-    return heard(module, data, composed(*typed), range(120), seed=0)
+    return heard(module, data, composed(*typed), range(120), seed=0, silent=silent)
 
 
 def held(seed: int = 7) -> torch.Tensor:
@@ -91,6 +91,15 @@ def test_samples_are_told_by_how_many_kinds_there_are_and_not_by_their_padding(w
 def test_a_temperature_of_0_is_a_collapse_and_noise_is_no_likeness() -> None:
     assert told(Player(held()), "temperature=0").judged.word == "collapsed"
     assert told(Player(held() + 0.1 * torch.randn(120, LENGTH))).judged.word == "bad"
+
+
+def test_a_buzz_that_differs_by_noise_alone_is_a_collapse_where_z_is_known_to_say_nothing() -> None:
+    one, white = held()[:1], torch.randn(120, LENGTH, generator=torch.Generator().manual_seed(0))
+    buzz = one + 10**0.5 * one.square().mean().sqrt() * white
+    heard_alone, known = told(Player(buzz)), told(Player(buzz), silent=True)
+    assert heard_alone.judged.word == "bad" and "neither heard nor ruled out" in heard_alone.judged.why[0]
+    assert known.judged.word == "collapsed" and "another's z serves" in known.judged.why[-1]
+    assert told(Player(held()), silent=True).judged.word != "collapsed", "what is varied is varied"
 
 
 def test_the_posterior_is_labelled_and_broken_samples_are_counted() -> None:

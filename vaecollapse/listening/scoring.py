@@ -38,9 +38,17 @@ class Compared(NamedTuple):
 
 
 def compared(
-    real: Sounds, generated: Sounds, embedding: Embedding, metrics: Mapping[str, SetMetric], *, rate: int, cache: Cache
+    real: Sounds,
+    generated: Sounds,
+    embedding: Embedding,
+    metrics: Mapping[str, SetMetric],
+    *,
+    rate: int,
+    cache: Cache,
+    silent: bool = False,
 ) -> Compared:
-    """Every metric's scores of generated clips against real ones; copies among the real ones are left out."""
+    """Every metric's scores of generated clips against real ones; copies among the real ones are left out. `silent`:
+    z is worth nothing to the decoder of the generated ones, so that what differs between them may be noise."""
     real = real.distinct()
     rows = both(embedding, real, generated, rate=rate, cache=cache)
     view = embedding.view(len(real.clips))
@@ -57,7 +65,9 @@ def compared(
     if 0 < n < 2 * d:
         said.append(f"{n} clips at once are fewer than twice the {d} dimensions: intervals are wide, FAD is biased up")
     word = judged(scores)
-    if word is not None and word.word == "collapsed":
+    if word is not None and word.word == "collapsed" and silent:
+        word.why.append("another's z serves this decoder as well, so that only noise can tell them apart")
+    elif word is not None and word.word == "collapsed":
         word = judged(scores, beside_covered(real, generated, rows[1], embedding, metrics, rate=rate))
     return Compared(scores, what, said, word)
 

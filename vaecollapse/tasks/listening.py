@@ -63,8 +63,11 @@ def compare_folders(cfg: DictConfig, directory: Path, overrides: Sequence[str]) 
     return Heard(found, directory)
 
 
-def heard(module: Training, data: VAEData, cfg: DictConfig, positions: Sequence[int], *, seed: int) -> Compared | None:
-    """Samples compared with held-out clips, as many of them; None where data are no sounds.
+def heard(
+    module: Training, data: VAEData, cfg: DictConfig, positions: Sequence[int], *, seed: int, silent: bool = False
+) -> Compared | None:
+    """Samples compared with held-out clips, as many of them; None where data are no sounds. `silent`: z is worth
+    nothing to the decoder.
 
     Neither the model nor its loss says how long a sound is, and cut as the clips are, copies of one sample would be as
     many sounds: all are heard for the first quartile of the clips' lengths, and clips shorter than that left out.
@@ -93,7 +96,7 @@ def heard(module: Training, data: VAEData, cfg: DictConfig, positions: Sequence[
     if len(set(map(len, clips))) > 1:
         said = f"lengths are not the model's: {length / own:.3g} s are heard of the {len(long)} clips that long"
         sets[0].said.append(f"{said}, and of as many samples")
-    return made("the scores", lambda: compared(*sets, embedding, metrics, rate=rate, cache=Cache()))
+    return made("the scores", lambda: compared(*sets, embedding, metrics, rate=rate, cache=Cache(), silent=silent))
 
 
 def held_out(module: Training, data: VAEData, split: str, positions: Sequence[int]) -> Held:

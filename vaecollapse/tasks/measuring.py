@@ -16,7 +16,7 @@ from .. import config, loading
 from ..batch import Batch, collate
 from ..datasets.base import VAEData
 from ..detectors.base import Detector, Finding
-from ..diagnosis import Facts, Verdict, bars_of, diagnose
+from ..diagnosis import Facts, Verdict, bars_of, diagnose, status
 from ..diagnosis import value as value_of
 from ..elbo import ELBO, Objective, Progress
 from ..ensembles.pictures import write as write_pictures
@@ -93,7 +93,7 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     figures = made("the figures", lambda: measured(module, examples, data, weights, seed=seed, samples=cfg.samples))
     figures |= per_token(figures, nulls, given)
     judged = scored(module, data, cfg, examples.positions, seed=seed, overrides=overrides)
-    sounds = heard(module, data, cfg, examples.positions, seed=seed)
+    sounds = heard(module, data, cfg, examples.positions, seed=seed, silent=status(found, "gap") == "absent")
     # of a foreign command line nothing is composed, so nothing is prescribed
     facts = facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train")
     verdict = diagnose(found, training, facts)._replace(prescriptions=[])
