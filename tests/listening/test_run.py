@@ -98,7 +98,7 @@ def test_a_buzz_that_differs_by_noise_alone_is_a_collapse_where_z_is_known_to_sa
     buzz = one + 10**0.5 * one.square().mean().sqrt() * white
     heard_alone, known = told(Player(buzz)), told(Player(buzz), silent=True)
     assert heard_alone.judged.word == "bad" and "neither heard nor ruled out" in heard_alone.judged.why[0]
-    assert known.judged.word == "collapsed" and "another's z serves" in known.judged.why[-1]
+    assert known.judged.word == "collapsed" and "their z is worth nothing" in known.judged.why[-1]
     assert told(Player(held()), silent=True).judged.word != "collapsed", "what is varied is varied"
 
 

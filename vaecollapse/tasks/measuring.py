@@ -93,7 +93,8 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     figures = made("the figures", lambda: measured(module, examples, data, weights, seed=seed, samples=cfg.samples))
     figures |= per_token(figures, nulls, given)
     judged = scored(module, data, cfg, examples.positions, seed=seed, overrides=overrides)
-    sounds = heard(module, data, cfg, examples.positions, seed=seed, silent=status(found, "gap") == "absent")
+    silent = "absent" in (status(found, "gap"), status(found, "rate"))  # z is worth nothing, or says nothing
+    sounds = heard(module, data, cfg, examples.positions, seed=seed, silent=silent)
     # of a foreign command line nothing is composed, so nothing is prescribed
     facts = facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train")
     verdict = diagnose(found, training, facts)._replace(prescriptions=[])
