@@ -158,6 +158,8 @@ def test_a_broken_directory_is_shown_as_such_beside_a_whole_one(harm, state, sai
     done = report([str(tmp_path / "runs")], tmp_path, cache=False)
     shown = data(done.file)
     assert [run["name"] for run in shown["runs"] if run["verdict"] == "healthy"][-1] == "whole"
+    written = report([str(tmp_path / "runs")], tmp_path, form="markdown", cache=False).text or ""
+    assert cell(record["note"]) in written, "and in text"
     assert len(shown["runs"]) + len(shown["unread"]) == 2
     assert "Infinity" not in json.dumps(json.loads(json.dumps(shown), parse_int=float)), "as a browser reads numbers"
     assert "whole" in report([str(tmp_path / "runs")], tmp_path, form="markdown", cache=False).text
