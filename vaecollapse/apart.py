@@ -33,7 +33,7 @@ def apart(work: Callable[[], Said], in_vain: Callable[[], bool] | None = None) -
     """
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(work, theirs, os.getpid()))
+    process: Any = context.Process(target=_work, args=(work, theirs, os.getpid()))
     process.start()
     theirs.close()
     try:
