@@ -35,6 +35,35 @@ def test_work_that_raises_or_leaves_is_an_end_too(capfd) -> None:
     assert apart(lambda: os._exit(7)) == Said(7, "its process ended with code 7 and said nothing", told=False)
 
 
+def leaves_a_child(file: Path) -> None:
+    """As a rank or a loader that outlives its job, with the job's pipe in its hands."""
+    if not (child := os.fork()):
+        time.sleep(60)
+    file.write_text(str(child))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="work is a fork on Linux alone")
+def test_work_that_is_killed_leaves_no_children_and_nobody_waits_for_them(tmp_path) -> None:
+    file, began = tmp_path / "child", time.monotonic()
+    assert apart(partial(leaves_a_child, file)).code == -signal.SIGKILL
+    assert time.monotonic() - began < 30
+    wait_for_end(file.read_text())
+
+
+def test_work_may_tell_more_than_a_pipe_holds() -> None:
+    said = Said(1, "x" * 2**20)
+    assert apart(lambda: said) == said
+
+
+def wait_for_end(process: str) -> None:
+    for _ in range(1000):
+        if not (stat := Path(f"/proc/{process}/stat")).exists() or "Z" in stat.read_text().rpartition(")")[2]:
+            return
+        time.sleep(0.01)
+    pytest.fail("it goes on")
+
+
 def wait_and_note(file: Path) -> Said:
     try:
         file.write_text("here")
@@ -85,12 +114,7 @@ def test_work_does_not_outlive_who_asked_for_it(tmp_path) -> None:
         time.sleep(0.01)
     asking.kill()
     asking.wait()
-    for _ in range(1000):
-        if not Path(f"/proc/{file.read_text()}").exists() or "Z" in Path(f"/proc/{file.read_text()}/stat").read_text():
-            break
-        time.sleep(0.01)
-    else:
-        pytest.fail("it goes on")
+    wait_for_end(file.read_text())
 
 
 def sleeps() -> Said:

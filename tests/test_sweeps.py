@@ -308,6 +308,21 @@ def test_a_rank_does_not_wait_for_one_that_came_to_nothing(ranks: Ranks, code: i
     assert ranks.vain == [not waits]
 
 
+def test_a_rank_that_is_ended_as_another_came_to_nothing_tells_its_result(ranks: Ranks) -> None:
+    """Nobody puts that job back into the queue, and whoever leads the sweep waits for all of its ranks."""
+    ranks(0, ranks.written, code=1)
+    ranks(1, code=cli.TERMINATED)
+    assert sweeping.job_of(ranks.sweep / "0").code == 1, "the first's word stands"
+
+
+@pytest.mark.parametrize(("code", "kept"), [(0, False), (1, False), (cli.INTERRUPTED, True), (cli.TERMINATED, True)])
+def test_what_ranks_told_each_other_is_kept_where_some_may_go_on(tmp_path, code: int, kept: bool) -> None:
+    (tmp_path / agreeing.FOLDER).mkdir()
+    sweeping.note(tmp_path / "0", sweeping.Job(0, (), "0", "healthy"))
+    assert cli.TrainSession(["-m"]).told(tmp_path, code) == code
+    assert (tmp_path / agreeing.FOLDER).exists() == kept
+
+
 def test_a_job_that_slurm_ends_leaves_its_word_and_tells_no_result(ranks: Ranks) -> None:
     """It may be put back into the queue, and whoever leads the sweep waits for that."""
     with pytest.raises(SystemExit):

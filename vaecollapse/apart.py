@@ -33,29 +33,34 @@ def apart(work: Callable[[], Said], in_vain: Callable[[], bool] | None = None) -
     """
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(work, theirs, os.getpid()))
+    process: Any = context.Process(target=_work, args=(work, theirs, os.getpid()))
     process.start()
     theirs.close()
     try:
-        _wait(process, in_vain)
+        with ours:
+            said = _told(process, ours, in_vain)
+        process.join()
     except BaseException as stop:
         _pass_on(process, signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
         raise
-    with ours:
-        try:
-            return ours.recv()
-        except EOFError:
-            code = process.exitcode or 1
-            return Said(code, ended_by(code), told=False)
+    if said is None:
+        with contextlib.suppress(OSError):  # ranks and loaders that it has left
+            os.killpg(process.pid, signal.SIGKILL)
+        code = process.exitcode or 1
+        said = Said(code, ended_by(code), told=False)
+    return said
 
 
-def _wait(process: Any, in_vain: Callable[[], bool] | None) -> None:
-    process.join(None if in_vain is None else 1.0)
-    while process.exitcode is None:
+def _told(process: Any, ours: Any, in_vain: Callable[[], bool] | None) -> Said | None:
+    """What it tells; None where it ends without, though children of its own may hold the pipe open."""
+    while not ours.poll(1.0) and process.exitcode is None:
         if in_vain and in_vain():
-            return _pass_on(process, signal.SIGTERM, GRACE)
-        process.join(1.0)
-    return None
+            _pass_on(process, signal.SIGTERM, GRACE)
+            break
+    try:
+        return ours.recv() if ours.poll() else None
+    except EOFError:
+        return None
 
 
 def _pass_on(process: Any, number: int, seconds: float = KILL_AFTER) -> None:

@@ -37,7 +37,7 @@ KINDS = {
 CLIPS = 3
 
 
-def validated(kind: str, folder: Path, *loggers: object, dead: bool = False) -> tuple[VAEData, Batch]:
+def validated(kind: str, folder: Path, *loggers: object, dead: bool = False, every: int = 1) -> tuple[VAEData, Batch]:
     """A validation of an untrained model, whose decoder hears nothing of z where it is `dead`; what it was shown of."""
     cfg = config.compose([*KINDS[kind], "trainer.accelerator=cpu"])
     data = instantiate(cfg.dataset)
@@ -48,7 +48,7 @@ def validated(kind: str, folder: Path, *loggers: object, dead: bool = False) -> 
         own = vae.decode
         vae.decode = lambda z, *rest: own(torch.zeros_like(z), *rest)
     module = Training(vae=vae, regularizer=Beta(weight=Constant(value=1.0)), optimizer=torch.optim.Adam)
-    samples = Samples(clips=CLIPS, examples=16)
+    samples = Samples(clips=CLIPS, examples=16, every_n_validations=every)
     Trainer(
         callbacks=[samples], logger=list(loggers), default_root_dir=folder, accelerator="cpu", limit_val_batches=1,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
@@ -150,6 +150,7 @@ def test_where_z_is_dead_all_that_it_makes_is_alike(tmp_path, kind):
         assert all(len({line.strip()[14:].strip() for line in block.splitlines()[3:]}) == 1 for block in blocks)
 
 
-def test_numbers_are_shown_to_nobody(tmp_path):
-    validated("gaussian", tmp_path)
+@pytest.mark.parametrize(("kind", "every"), [("gaussian", 1), ("digits", 2)])
+def test_nothing_is_shown_of_numbers_nor_before_its_turn(tmp_path, kind, every):
+    validated(kind, tmp_path, every=every)
     assert not list(tmp_path.iterdir())

@@ -23,6 +23,7 @@ from vaecollapse.report.page import FEW, POINTS, SERIES, data_of, html
 from vaecollapse.report.page import run as page_run
 from vaecollapse.report.reading import read
 from vaecollapse.report.samples import EMPTY, Purse, embedded
+from vaecollapse.report.verdict import shown as shown_of
 
 
 def data(page: Path) -> dict:
@@ -158,6 +159,8 @@ def test_a_broken_directory_is_shown_as_such_beside_a_whole_one(harm, state, sai
     done = report([str(tmp_path / "runs")], tmp_path, cache=False)
     shown = data(done.file)
     assert [run["name"] for run in shown["runs"] if run["verdict"] == "healthy"][-1] == "whole"
+    written = report([str(tmp_path / "runs")], tmp_path, form="markdown", cache=False).text or ""
+    assert cell(record["note"]) in written, "and in text"
     assert len(shown["runs"]) + len(shown["unread"]) == 2
     assert "Infinity" not in json.dumps(json.loads(json.dumps(shown), parse_int=float)), "as a browser reads numbers"
     assert "whole" in report([str(tmp_path / "runs")], tmp_path, form="markdown", cache=False).text
@@ -197,6 +200,14 @@ def test_what_is_read_is_what_the_files_say(tmp_path):
     (tmp_path / "run" / "overrides.txt").write_text("model=linear\n\x1b[201~rm -rf x\n")
     assert "\x1b" not in read(Place(tmp_path / "run", "run"))["command"], "it is to be pasted into a terminal"
     assert record["selection"][0] == pytest.approx(sum(verdict["readings"][n]["value"] for n in ("rate", "distortion")))
+
+
+def test_the_size_that_matters_of_a_direction_is_drawn_on_no_axis_of_counts(tmp_path):
+    verdict = json.loads((plant(tmp_path / "run") / "verdict.json").read_text())
+    for name in ("gap", "information_rank"):
+        verdict["readings"][name] |= {"status": "material", "threshold": 0.25}
+    said = shown_of(verdict)
+    assert said is not None and said["limits"] == {"val/latent/gap": 0.25}
 
 
 # ---- kept records

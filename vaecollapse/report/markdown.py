@@ -95,14 +95,15 @@ def many(data: Mapping[str, Any]) -> list[str]:
     head = ["run", *names, "verdict", "selection", "R", "D", "value of z", "rank", ""]
     parts += table(head, [row(run) for run in runs[:ROWS]])
     parts += [f"and {len(runs) - ROWS} more"] if len(runs) > ROWS else []
-    return [*parts, *comparisons(data)]
+    flagged = [f"- ⚑ {cell(run['name'])}: {cell(run['note'])}" for run in runs[:ROWS] if run["note"]]
+    return [*parts, *(["", *flagged] if flagged else []), *comparisons(data)]
 
 
 def row(run: Mapping[str, Any]) -> list[str]:
     mark = {True: "frontier", False: "dominated", None: run["state"]}[run["frontier"]]
     words = [cell(word) for word in run["words"][:KNOBS]]
     numbers = [number(run[name]) for name in ("selection", "rate", "distortion", "gap", "information_rank")]
-    return [cell(run["name"]), *words, code(run["verdict"] or "–"), *numbers, mark]
+    return [cell(run["name"]), *words, code(run["verdict"] or "–"), *numbers, f"{mark} ⚑" if run["note"] else mark]
 
 
 def phases(data: Mapping[str, Any]) -> list[str]:
