@@ -16,7 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from vaecollapse import agreeing, apart, cli, config, sweeping
+from vaecollapse.agreeing import Group
 from vaecollapse.apart import Said
+from vaecollapse.refusal import Refused
 from vaecollapse.run import Run
 
 HERE, NO_ROOM = os.getpid(), "No space left on device"
@@ -306,6 +308,17 @@ def test_a_rank_does_not_wait_for_one_that_came_to_nothing(ranks: Ranks, code: i
     ranks.vain.clear()
     ranks(1)
     assert ranks.vain == [not waits]
+
+
+def test_a_rank_does_not_wait_for_a_first_that_cannot_decide(tmp_path) -> None:
+    def full() -> dict:
+        raise OSError("No space left on device")
+
+    first, other = (Group(tmp_path / "words", rank, 2) for rank in range(2))
+    with pytest.raises(OSError, match="No space left"):
+        first.agreed(full)
+    with pytest.raises(Refused, match="the first of 2 tasks could not decide"):
+        other.agreed(full)
 
 
 def test_a_rank_that_is_ended_as_another_came_to_nothing_tells_its_result(ranks: Ranks) -> None:

@@ -5,6 +5,7 @@ They share nothing yet but a file system. A word is kept under SLURM's number of
 the job was put back into the queue, so that none is taken for that of an earlier start.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -45,9 +46,15 @@ class Group(NamedTuple):
             return decide()
         word = self.folder / "decided.json"
         if self.rank == 0:
-            write_object(word, decide())
+            try:
+                write_object(word, decide())
+            except BaseException:
+                self.tell(1)
+                raise
         until = time.monotonic() + PATIENCE
         while not (found := read_object(word)):
+            if self.lost() == 0:
+                raise Refused(f"the first of {self.size} tasks could not decide where the job lies: look into its log")
             if time.monotonic() > until:
                 raise Refused(
                     f"task {self.rank} of {self.size} waited {PATIENCE:g} s for the first to write {word}: give the "
@@ -59,7 +66,11 @@ class Group(NamedTuple):
     def tell(self, code: int) -> None:
         """This task's part came to nothing."""
         if self.size > 1:
-            write_object(self.folder / f"{self.rank}.json", {"code": code})
+            with contextlib.suppress(OSError):  # on a full disk an empty file may have room
+                word = self.folder / f"{self.rank}.json"
+                word.parent.mkdir(parents=True, exist_ok=True)
+                word.touch()
+                write_object(word, {"code": code})
 
     def lost(self) -> int | None:
         """The rank of another whose part came to nothing; None while all of them go on or have ended well."""
