@@ -9,10 +9,12 @@ from torch.distributions import Independent, Normal
 from vaecollapse import config
 from vaecollapse.batch import Batch
 from vaecollapse.datasets.base import Splits, VAEData
+from vaecollapse.detectors.base import Finding
 from vaecollapse.refusal import Refused
 from vaecollapse.regularizers.beta import Beta
 from vaecollapse.regularizers.coefficients import Constant
 from vaecollapse.tasks.listening import heard
+from vaecollapse.tasks.measuring import silent
 from vaecollapse.tasks.scoring import scored
 from vaecollapse.training import Training
 from vaecollapse.vae import VAE
@@ -98,8 +100,24 @@ def test_a_buzz_that_differs_by_noise_alone_is_a_collapse_where_z_is_known_to_sa
     buzz = one + 10**0.5 * one.square().mean().sqrt() * white
     heard_alone, known = told(Player(buzz)), told(Player(buzz), silent=True)
     assert heard_alone.judged.word == "bad" and "neither heard nor ruled out" in heard_alone.judged.why[0]
-    assert known.judged.word == "collapsed" and "another's z serves" in known.judged.why[-1]
+    assert known.judged.word == "collapsed" and "their z is worth nothing" in known.judged.why[-1]
     assert told(Player(held()), silent=True).judged.word != "collapsed", "what is varied is varied"
+
+
+@pytest.mark.parametrize(
+    ("gap", "rate", "mi", "says_nothing"),
+    [
+        (("absent", 0.001), 3.0, 0.1, True),  # fake nats
+        (("undecided", 0.01), 0.05, 0.1, True),
+        (("undecided", 0.01), 0.0999, 0.1, False),  # by its interval
+        (("undecided", 0.01), None, 0.1, False),
+        (("material", 1.0), 3.0, 0.1, False),
+    ],
+)
+def test_z_says_nothing_where_its_value_is_absent_or_r_leaves_nothing_that_matters(gap, rate, mi, says_nothing) -> None:
+    found = [Finding("gap", gap[1], 0.01, 300, status=gap[0]), Finding("rate", rate, 0.001, 300),
+             Finding("mi", 0.0, 0.01, 300, threshold=mi)]  # fmt: skip
+    assert silent({each.name: each for each in found}) is says_nothing
 
 
 def test_the_posterior_is_labelled_and_broken_samples_are_counted() -> None:

@@ -66,7 +66,7 @@ def compared(
         said.append(f"{n} clips at once are fewer than twice the {d} dimensions: intervals are wide, FAD is biased up")
     word = judged(scores)
     if word is not None and word.word == "collapsed" and silent:
-        word.why.append("another's z serves this decoder as well, so that only noise can tell them apart")
+        word.why.append("their z is worth nothing to the decoder, so that only noise can tell them apart")
     elif word is not None and word.word == "collapsed":
         word = judged(scores, beside_covered(real, generated, rows[1], embedding, metrics, rate=rate))
     return Compared(scores, what, said, word)

@@ -16,7 +16,7 @@ from .. import config, loading
 from ..batch import Batch, collate
 from ..datasets.base import VAEData
 from ..detectors.base import Detector, Finding
-from ..diagnosis import Facts, Verdict, bars_of, diagnose, status
+from ..diagnosis import MISSING, Facts, Verdict, bars_of, diagnose, interval, status
 from ..diagnosis import value as value_of
 from ..elbo import ELBO, Objective, Progress
 from ..ensembles.pictures import write as write_pictures
@@ -93,7 +93,7 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     figures = made("the figures", lambda: measured(module, examples, data, weights, seed=seed, samples=cfg.samples))
     figures |= per_token(figures, nulls, given)
     judged = scored(module, data, cfg, examples.positions, seed=seed, overrides=overrides)
-    sounds = heard(module, data, cfg, examples.positions, seed=seed, silent=status(found, "gap") == "absent")
+    sounds = heard(module, data, cfg, examples.positions, seed=seed, silent=silent(found))
     # of a foreign command line nothing is composed, so nothing is prescribed
     facts = facts_of(module, source, found, weights, data, own, held_out=cfg.split != "train")
     verdict = diagnose(found, training, facts)._replace(prescriptions=[])
@@ -110,6 +110,13 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     write_pictures(directory / "pictures", judged.pictures)
     what = f"{len(examples)} {cfg.split} examples, {run_.named(cfg.run)}"
     return Evaluated(verdict, figures, what, directory, judged.scores, judged.what, sounds)
+
+
+def silent(found: Mapping[str, Finding]) -> bool:
+    """Is z worth nothing to the decoder, or is R, which I never exceeds, below what matters of I?"""
+    rate, mi = found.get("rate", MISSING), found.get("mi", MISSING)
+    little = rate.value is not None and mi.threshold is not None and interval(rate)[1] < mi.threshold
+    return status(found, "gap") == "absent" or little
 
 
 def moved(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
