@@ -104,6 +104,13 @@ def test_the_word_follows_limits_and_not_significance(word, vendi, fad, precisio
     assert found.why[0].startswith("it is varied") is (word == "bad" and vendi[0] >= 0.5)
 
 
+@pytest.mark.parametrize(("word", "value", "se"), [("collapsed", 0.05, 0.01), ("bad", 0.05, 0.1), ("bad", 0.9, 0.01)])
+def test_few_sounds_are_a_collapse_where_they_are_surely_few_beside_real_ones_as_noisy_too(word, value, se) -> None:
+    alone = scores(vendi_ratio=(0.05, 0.01, 1.0), vendi=(5.0, 0.1, 40.0), fad_share=(9.0, 0.1, 0.2))
+    assert judged(alone).word == "collapsed"
+    assert judged(alone, Score("vendi_ratio", value, se, 50, 20, 1.0)).word == word
+
+
 def test_without_its_scores_there_is_no_word_and_without_precision_only_the_sure_one() -> None:
     assert judged(scores(fad_share=(9.0, 0.1, 0.2))) is None
     assert judged([Score("vendi_ratio", None), Score("fad_share", None)]) is None
