@@ -25,7 +25,8 @@ def read(paths: Sequence[Path], rate: int) -> list[np.ndarray]:
 
 def low_passed(waveforms: Waveforms, cut: float = 0.25) -> list[np.ndarray]:
     """`cut` is a share of half the sample rate."""
-    return [sosfilt(butter(6, cut, output="sos"), each).astype(np.float32) for each in waveforms]
+    filters = butter(6, cut, output="sos")
+    return [sosfilt(filters, each).astype(np.float32) for each in waveforms]
 
 
 def noisy(waveforms: Waveforms, snr: float = 10.0) -> list[np.ndarray]:

@@ -173,7 +173,9 @@ def test_a_prior_worse_than_a_gaussian_is_told_beyond_its_interval(apart, said):
     noise_ = (noise_ - noise_.mean()) / noise_.std()
     base = 100 * torch.linspace(0, 1, 100, dtype=torch.float64)
     nll = dict.fromkeys(("standard_normal", "run_prior", "gaussian"), base) | {"second_stage": base + apart + noise_}
-    lines = saved(Beside(nll, -base), 1, "test").lines()
+    found = saved(Beside(nll, -base), 1, "test")
+    lines = found.lines()
+    assert (found.before.value, found.after.value) == pytest.approx((0, apart), abs=1e-9), "R = E ln q(z|x) + NLL"
     assert any("worse than a Gaussian: more epochs, or a simpler prior" in line for line in lines) is said
 
 

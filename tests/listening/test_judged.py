@@ -70,11 +70,11 @@ def test_real_against_real_at_equal_n_lies_inside_its_own_interval(speech: list,
 
 
 def test_the_state_of_generated_tones_is_told_whatever_their_level() -> None:
-    real, other = tones(160), tones(160, 1)
+    real, other = tones(100), tones(100, 1)
     quiet = [0.01 * each for each in real], [0.01 * each for each in other]
     for first, second in ((real, other), quiet):
         assert heard(first, second).judged.word in ("alike", "undecided")
-        assert heard(first, second[:5] * 32).judged.word == "collapsed"
+        assert heard(first, second[:5] * 20).judged.word == "collapsed"
     covered = heard(real, quiet[1]).judged
     assert covered is not None and covered.word == "bad"
     assert "the level and the steady noise of these clips leave no more of real ones" in covered.why[0]
@@ -91,6 +91,8 @@ def scores(**values: tuple[float, float, float]) -> list[Score]:
         ("collapsed", (0.3, 0.05, 1.0), (9.0, 0.1, 0.2), (0.8, 0.01, 0.9)),
         ("bad", (0.3, 0.05, 1.0), (9.0, 0.1, 0.2), (0.1, 0.01, 0.9)),
         ("bad", (0.3, 0.2, 1.0), (9.0, 0.1, 0.2), (0.9, 0.01, 0.9)),
+        ("bad", (0.08, 0.1, 1.0), (9.0, 0.1, 0.2), (0.0, 0.01, 0.9)),
+        ("bad", (0.9, 0.1, 1.0), (9.0, 0.1, 0.2), (0.0, 0.01, 0.9)),
         ("alike", (1.0, 0.1, 1.0), (0.21, 0.01, 0.2), (0.9, 0.01, 0.9)),
         ("undecided", (1.0, 0.1, 1.0), (0.5, 0.2, 0.2), (0.9, 0.01, 0.9)),
     ],
@@ -99,6 +101,14 @@ def test_the_word_follows_limits_and_not_significance(word, vendi, fad, precisio
     found = judged(scores(vendi_ratio=vendi, vendi=(5.0, 0.1, 40.0), fad_share=fad, precision=precision,
                           recall=(0.0, 0.01, 0.9)))  # fmt: skip
     assert found is not None and found.word == word
+    assert found.why[0].startswith("it is varied") is (word == "bad" and vendi[0] >= 0.5)
+
+
+@pytest.mark.parametrize(("word", "value", "se"), [("collapsed", 0.05, 0.01), ("bad", 0.05, 0.1), ("bad", 0.9, 0.01)])
+def test_few_sounds_are_a_collapse_where_they_are_surely_few_beside_real_ones_as_noisy_too(word, value, se) -> None:
+    alone = scores(vendi_ratio=(0.05, 0.01, 1.0), vendi=(5.0, 0.1, 40.0), fad_share=(9.0, 0.1, 0.2))
+    assert judged(alone).word == "collapsed"
+    assert judged(alone, Score("vendi_ratio", value, se, 50, 20, 1.0)).word == word
 
 
 def test_without_its_scores_there_is_no_word_and_without_precision_only_the_sure_one() -> None:

@@ -127,11 +127,11 @@ def judged(scores: Sequence[Score], under: Score | None = None) -> Judged | None
     apart += f" {100 * (share.truth or 0.0):.3g} %"
     if excess - wide > SHARE:
         near = "" if lies is None else f", {pair(of['precision'])}, {pair(of['recall'])}"
-        how = f"it is varied ({varied})"
+        how = f"it is varied ({varied}) but" if (ratio.value or 0.0) >= HALF else f"{varied}:"
         if most < bound:
             how = f"{varied}, but the level and the steady noise of these clips leave no more of real ones, so that a "
             how += "collapse is neither heard nor ruled out: it is"
-        return Judged("bad", [f"{how}{' but' * (most >= bound)} unlike the real set: {apart}{near}"])
+        return Judged("bad", [f"{how} unlike the real set: {apart}{near}"])
     if excess + wide < SHARE:
         return Judged("alike", [f"at n = {share.n} it is as near to the real set as real clips are: {apart}"])
     return Judged("undecided", [f"{share.n} clips at once are too few to tell: {apart}, ± {100 * wide:.2g}"])

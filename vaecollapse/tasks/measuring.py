@@ -83,13 +83,14 @@ def evaluate(cfg: DictConfig, directory: Path, overrides: Sequence[str]) -> Eval
     own_split = Examples(data.splits.train, spread(len(cast(Sized, data.splits.train)), TRAINING_EXAMPLES), module)
     price, device = price_at(module, place_of(module, weights, data, own)), module.device
 
-    def readings(of: Examples) -> dict[str, Finding]:
+    def readings(of: Examples, split: str) -> dict[str, Finding]:
+        log.info("readings on %d examples of %s", len(of), split)
         return read(module.vae, of.distinct().blocks(EVALUATION_BLOCK), detectors_of(own, device), price, seed=seed)[0]
 
-    found = made("the readings", lambda: readings(examples))
+    found = made("the readings", lambda: readings(examples, cfg.split))
     nulls = made("the null models", lambda: data.nulls(cfg.split, examples.positions))
     found |= (given := beside(nulls, data.facts))
-    training = made("the readings", lambda: readings(own_split)) if cfg.split != "train" else None
+    training = made("the readings", lambda: readings(own_split, "train")) if cfg.split != "train" else None
     figures = made("the figures", lambda: measured(module, examples, data, weights, seed=seed, samples=cfg.samples))
     figures |= per_token(figures, nulls, given)
     judged = scored(module, data, cfg, examples.positions, seed=seed, overrides=overrides)
