@@ -5,11 +5,14 @@ on the held-out split and compared, paired by seed.
         [--only flows capacity pooling] [--seeds 0 1 2] [--folder outputs/audio_experiments] [--pictures benchmarks]
 
 About 300 steps a run, one after the other in one process, whose seconds are logged; seed 0 alone for capacity, a map of
-18 points. A run whose evaluation lies in the folder is not repeated, with --there none is made. Prints a markdown table
+18 points. A run whose evaluation lies in the folder is not repeated, with --there none is made; --again
+measures what is trained anew, by the scores of today. Prints a markdown table
 for each experiment, what vaecollapse-evaluate calls the samples' sets, and draws a picture of each.
 """
 
 import argparse
+import contextlib
+import io
 import itertools
 import json
 import shutil
@@ -21,7 +24,7 @@ from pathlib import Path
 
 import audio_pictures as pictures
 import yaml
-from remedies import Job, done, measured, work
+from remedies import Job, done, measured, tested, work
 
 from vaecollapse import config
 from vaecollapse.comparison import Trial, difference, table
@@ -91,6 +94,14 @@ def run(job: Job) -> str:
     said = work(job)
     spent = time.process_time() - started[0], time.monotonic() - started[1]
     return said if there else f"{said}, {spent[0]:.0f} s of processor, {spent[1]:.0f} s by the clock"
+
+
+def again(job: Job) -> str:
+    """Measures a trained run anew."""
+    shutil.rmtree(done(job), ignore_errors=True)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        tested(job)
+    return f"{job.model}, {job.remedy}, seed {job.seed}: measured again"
 
 
 def told(job: Job) -> Trial:
@@ -183,12 +194,13 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("outputs/audio_experiments"))
     parser.add_argument("--pictures", type=Path, help="folder of the pictures")
     parser.add_argument("--there", action="store_true", help="train nothing: what lies in the folder")
+    parser.add_argument("--again", action="store_true", help="measure anew what is trained")
     given = parser.parse_args()
     for name in given.only:
         seeds = given.seeds or ([0] if name == "capacity" else [0, 1, 2])
         jobs = jobs_of(name, seeds, given.recordings, given.folder)
         for job in [] if given.there else jobs:
-            print(run(job), file=sys.stderr, flush=True)
+            print(again(job) if given.again and ended(job) else run(job), file=sys.stderr, flush=True)
         runs: dict[str, list[Trial]] = {}
         for job in filter(ended, jobs):
             runs.setdefault(job.remedy, []).append(told(job))

@@ -132,9 +132,7 @@ def work(job: Job) -> str:
         try:
             config.register()
             verdict = tasks.train(config.compose(lines), job.directory, lines).verdict
-            asked = [f"run={job.directory}", "checkpoint=last", "samples=32", f"examples={job.examples}"]
-            with hydra.initialize_config_dir(str(config.folder()), version_base="1.3"):
-                tasks.evaluate(hydra.compose("evaluate", asked), done(job), asked)
+            tested(job)
         except Refused as error:
             return f"{job.model}, {job.remedy}: refused, {error}"
     return f"{job.model}, {job.remedy}, seed {job.seed}: {verdict}"
@@ -144,6 +142,14 @@ READINGS = {
     "rate": "R", "mi": "I", "information_rank": "rank", "gap": "value of z", "price_of_a_nat": "price of a nat",
     "distortion": "D", "elbo": "ELBO", "iw_nll": "IW-NLL(32)", "seconds": "s",
 }  # fmt: skip
+
+
+def tested(job: Job) -> None:
+    """Measures the run on its test split."""
+    config.register()
+    asked = [f"run={job.directory}", "checkpoint=last", "samples=32", f"examples={job.examples}"]
+    with hydra.initialize_config_dir(str(config.folder()), version_base="1.3"):
+        tasks.evaluate(hydra.compose("evaluate", asked), done(job), asked)
 
 
 def measured(job: Job) -> Trial:
