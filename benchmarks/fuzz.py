@@ -175,7 +175,7 @@ class Drawer:
         self.paths: dict[str, list[tuple[str, Any]]] = {}
         for name, words in BASES.items():
             plain = OmegaConf.to_container(config.compose(list(words)))
-            self.paths[name] = list(config._dotted(plain))
+            self.paths[name] = list(config.dotted(plain))
 
     def cases(self) -> Iterator[Case]:
         while True:

@@ -356,7 +356,7 @@ def test_a_spoilt_configuration_is_a_sentence_or_does_not_matter(run, line, inst
     try:
         evaluated(run)
     except (Refused, InstantiationException) as error:
-        assert cli._refusal(error) is not None  # noqa: PT017
+        assert cli.errors.refusal_behind(error) is not None  # noqa: PT017
 
 
 # ---- its data

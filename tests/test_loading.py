@@ -30,7 +30,7 @@ sys.addaudithook(lambda event, _: started.append(event) if event in WATCHED else
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory) -> Path:
     """A run of two epochs, as the training leaves it."""
-    folder = tmp_path_factory.mktemp("honest")
+    folder = tmp_path_factory.mktemp("honest") / "runs" / "1"
     typed = ["model=linear", "max_epochs=2", f"logger.csv.directory={folder}", "trainer.accelerator=cpu"]
     tasks.train(config.compose(typed), folder, typed)
     return folder

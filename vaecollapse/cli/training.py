@@ -111,7 +111,7 @@ class TrainSession(Session):
             raise SystemExit(TERMINATED)  # it may be put back into the queue: nothing is told to who waits for its end
         if said.code not in (0, FAIL_ON):
             group.tell(said.code)
-        self.warned |= {*said.lines} | ({said.reason} if said.reason else set())
+        self.warned |= {*said.lines}
         if not said.told:
             self.say(f"job {context.job.num}: {said.reason}")
         return ended(Path(said.directory or place), said, time.monotonic() - began)
@@ -228,6 +228,5 @@ def job_of_a_sweep(argv: Sequence[str], lenient: bool, whole_errors: bool, warne
     os.environ[WHOLE_ERRORS] = str(int(whole_errors))
     session = TrainSession(argv, warned)
     session.of_sweep, session.lenient = True, lenient
-    session.said |= {*warned}  # the same refusal of every job is said once
     code = session.command()
     return Said(code, session.reason, session.directory and str(session.directory), tuple(session.warned))

@@ -4,6 +4,7 @@ A floor removes the price of the nats below it; it exerts no force. Above it the
 form's reduction factor.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
@@ -19,6 +20,7 @@ from .coefficients import Coefficient
 from .step_mean import StepMean
 from .targets import declared
 
+log = logging.getLogger(__name__)
 GROUPINGS = ("unit", "token", "all")
 
 
@@ -138,14 +140,15 @@ class FreeBits(Weighted):
         )
 
     def check(self, elbo: ELBO) -> None:
-        """Refused where a posterior never has less than the floor: no batch would ever feel it."""
+        """Warns where a posterior never has less than the floor: no batch would ever feel it."""
         super().check(elbo)
         least = declared(elbo, "least")
         if 0 < self.floor <= least and self.resolved(elbo).batch_inside:
-            raise Refused(
-                f"free_bits={self.floor:g} frees nothing: by construction this posterior has {least:.4g} nats in every "
-                f"unit; type free_bits={2 * least:.3g}, or regularizer=beta, or posterior=normal"
-            )
+            log.warning(
+                "warning: free_bits=%g frees nothing: by construction this posterior has %.4g nats in every unit; type "
+                "free_bits=%.3g, or regularizer=beta",
+                self.floor, least, 2 * least,
+            )  # fmt: skip
 
     def get_extra_state(self) -> Float[Tensor, ""]:
         return torch.tensor(self.floor, dtype=torch.float64)
